@@ -165,7 +165,7 @@ def compare_with_baseline(
             groups,
         )
     except CannotCompute as error:
-        reason = f"{metric.title} cannot be computed on the held-out rows: {error}"
+        reason = f"the new model cannot be compared with the baseline by {metric.title}: {error}"
         return {**result, "reason": reason}
 
     return {
@@ -212,7 +212,8 @@ def compare_with_registered(
     if not versions:
         return None
 
-    # The newest version comes first. If a comparison fails, the reason names this version.
+    # The newest version is loaded first. If this or a later comparison fails, the reason
+    # names the version.
     compared_version = max(versions, key=int)
     try:
         newest = _load_reference(versions[compared_version], new, holdout)
@@ -342,7 +343,7 @@ def _compare_with_reference(
     `is_newest` is whether the reference is the newest registered version. Returns the
     version, the verdict, the reason in words, the comparison by `metric`, and the metrics
     of both models. Raises NotComparable if the registered version cannot predict the rows,
-    or if the metric cannot be computed for them.
+    or if the metric cannot be computed for these rows.
     """
     registered = reference.model
     table = reference.rows.table
@@ -366,8 +367,8 @@ def _compare_with_reference(
             )
         except CannotCompute as error:
             raise NotComparable(
-                f"{metric.title} cannot be computed for the rows that were held out from"
-                f" both models: {error}"
+                f"{metric.title} cannot be compared on the rows that were held out from both"
+                f" models: {error}"
             ) from None
 
     reason = _explain_registered(difference, metric, reference, is_newest=is_newest)

@@ -355,7 +355,7 @@ def log_evaluation(
 def describe_verdict(
     registered: dict[str, Any] | None, baseline: dict[str, Any]
 ) -> str:
-    """Return in a few words how the model compares with the registered one.
+    """Return in a few words how the new model compares with the registered model.
 
     An example is "no worse". If no model is registered, the text is the result of the
     comparison with the baseline, such as "better than the baseline". The arguments are

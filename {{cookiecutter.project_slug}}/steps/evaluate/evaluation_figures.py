@@ -286,7 +286,7 @@ def _draw_calibration(
     classes: Sequence[str],
     positions: Sequence[int],
 ) -> Picture:
-    """Draw a calibration curve: how often a class occurs where it has a given probability.
+    """Draw a calibration curve: the actual share of a class against its mean probability.
 
     With two classes, the curve shows the class in `positions`, which has one element. With
     more classes, it shows the predicted class of each row.
@@ -448,6 +448,7 @@ def _compute_errors_by_range(target: Array, values: Array) -> RangeErrors:
     range_count = _choose_number_of_ranges(len(target))
     shares = np.linspace(0, 1, range_count + 1)
     limits = np.unique(np.quantile(target, shares))
+    # A value that equals the limit of two ranges belongs to the lower range.
     range_of_row = np.searchsorted(limits[1:-1], target, side="left")
     row_counts = np.bincount(range_of_row)
 

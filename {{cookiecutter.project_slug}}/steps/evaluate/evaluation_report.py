@@ -155,9 +155,9 @@ def render_verdict(results: Mapping[str, Any]) -> str:
     """Return the verdict on the model as two paragraphs in HTML.
 
     The first paragraph gives the deciding comparison, and whether the model is registered
-    because of it. The second paragraph gives the other comparison. If a model is registered
-    for the same task and target, the comparison with it decides. If there is no such model,
-    the comparison with the baseline decides.
+    because of it. The second paragraph gives the other comparison. The comparison with the
+    registered model decides if this model has the same task and target as the new model. In
+    all other cases, the comparison with the baseline decides.
     """
     baseline = results["baseline"]
     registered = results["registered"]

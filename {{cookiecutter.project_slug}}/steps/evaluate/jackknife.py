@@ -198,8 +198,8 @@ def _average_defined_values(values_by_class: Array) -> Array:
 def _rank_descending(probabilities: Array) -> Array:
     """Return the rank of each row: 0 for the largest probability.
 
-    Equal probabilities have the same rank. If there are more than MOST_RANKS ranks, similar
-    ones are put together, so that about equally many rows have each rank.
+    Equal probabilities have the same rank. If there are more than MOST_RANKS ranks,
+    neighbouring ranks are put together, so that about equally many rows have each rank.
     """
     distinct, ranks = np.unique(-probabilities, return_inverse=True)
     if len(distinct) <= MOST_RANKS:

@@ -245,7 +245,7 @@ def select_features(model: SavedModel, table: pl.DataFrame) -> pd.DataFrame:
     model needs dates where the table has other values, or other values where it has dates.
     Raises a PolarsError if a column is missing.
     """
-    # Check that the original values can be recovered. The cast below does this.
+    # These checks raise ValueError. The values are cast afterwards, by select_columns().
     for name, dtype in model.columns.items():
         values = table[name].drop_nulls()
         if values.is_empty():

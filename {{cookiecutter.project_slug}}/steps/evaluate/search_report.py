@@ -39,7 +39,7 @@ def read_search(model: Path) -> Search | None:
 
 
 def sort_scored_tries(search: Search) -> list[Try]:
-    """Return the tries that have a score, the best first. Tries that failed have none."""
+    """Return the tries with a score, the best first. A try that failed has no score."""
     scored = [result for result in search["tries"] if result["score"] is not None]
     return sorted(
         scored,

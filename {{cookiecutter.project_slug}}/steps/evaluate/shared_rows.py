@@ -174,11 +174,11 @@ def _check_columns(holdout: pl.DataFrame, columns: Iterable[str]) -> None:
 def _choose_coarser_groups(
     new: RowSplit, registered: RowSplit, rows: pl.DataFrame
 ) -> Array:
-    """Return the group of each row, by that of two splits which forms fewer groups.
+    """Return the group of each row, by the split that forms fewer groups.
 
-    Rows that one model's split puts into a group may be similar, even if the other model's
-    split keeps them apart. If both splits form equally many groups, the groups of the new
-    model are returned.
+    `new` and `registered` are the splits of two models. Rows that one split puts into a
+    group may be similar, even if the other split keeps them apart. If both splits form
+    equally many groups, the groups of the new model are returned.
     """
     groups_of_new = new.groups(rows)
     groups_of_registered = registered.groups(rows)

@@ -423,8 +423,9 @@ def predict(
 ) -> pl.DataFrame:
     """Return a table with the keys and the prediction of each row.
 
-    If the model predicts classes, the columns after `prediction` are the probabilities of
-    the classes. Raises ScoringError if a key has the same name as one of these columns.
+    The columns after the keys are `prediction` and, if the model gives probabilities,
+    `probability_<class>` for each class. Raises ScoringError if a key has the same name as
+    one of these columns.
     """
     row_count = len(features)
     if row_count == 1:

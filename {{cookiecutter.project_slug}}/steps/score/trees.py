@@ -203,8 +203,8 @@ class LookupTables:
         bits_per_word = 8 * self.word_type.itemsize
         leaf_values = np.zeros((len(trees), bits_per_word))
         all_leaves = np.zeros(len(trees), self.word_type)
-        # These tables have the same form, but their set bits are the leaves that are ruled
-        # out. Below, they are inverted.
+        # In these tables, the set bits are the leaves that are ruled out. They are inverted
+        # at the end.
         ruled_out_leaves: dict[int, Array] = {}
 
         for column, tree in enumerate(trees):
@@ -239,11 +239,12 @@ class LookupTables:
         return words.astype(self.word_type)
 
     def _choose_directions(self, node: Any, left_category_bits: Array) -> Array:
-        """Return, for each code of a branch's feature, whether rows with it go left.
+        """Return, for each code of a branch's feature, whether rows with this code go left.
 
-        `node` is the branch. The code of a numerical value is how many thresholds of the
-        feature are smaller. For a category, the code is the number that scikit-learn gives
-        to the category. The last code stands for a missing value.
+        `node` is the branch. A code stands for all values of the feature that no branch
+        tells apart. For a numerical value, the code is how many thresholds of the feature
+        are smaller. For a category, the code is the number that scikit-learn gives to the
+        category. The last code stands for a missing value.
 
         `left_category_bits` has a line for each categorical branch of the tree. In this
         line, the bits of the categories that go left are set.
@@ -267,15 +268,13 @@ class LookupTables:
         return np.append(goes_left, missing_goes_left)
 
     def encode(self, rows: Array) -> dict[int, Array]:
-        """Convert data to codes, for each feature that the trees use.
+        """Return the codes of all rows, for each feature that the trees use.
 
         The code of a value is the position of the line to read in the feature's lookup
-        table. For a numerical value, it is how many thresholds of the feature are smaller.
-        For a category, it is the category's number. The last code stands for a missing
-        value. For example, if the thresholds are 2 and 5, the values 1, 3, 5 and NaN get
-        the codes 0, 1, 1 and 3.
-
-        Each array that is returned has one code per row.
+        table. For a numerical value, the code is how many thresholds of the feature are
+        smaller. For a category, the code is the number that scikit-learn gives to the
+        category. The last code stands for a missing value. For example, if the thresholds
+        are 2 and 5, the values 1, 3, 5 and NaN get the codes 0, 1, 1 and 3.
         """
         codes = {}
         for feature, thresholds in self.thresholds.items():
@@ -319,8 +318,8 @@ class LookupTables:
                 leaves_of_trees = _find_leaves(group, codes, rows_in_batch)
                 for leaf_values, leaves in zip(group.leaf_values, leaves_of_trees):
                     class_number = tree_number % self.trees_per_iteration
-                    # With "clip", numpy saves the check of the leaf numbers, which are
-                    # always valid.
+                    # With "clip", numpy does not check the leaf numbers, which are always
+                    # valid. This saves time.
                     sums_by_class[class_number] += leaf_values.take(leaves, mode="clip")
                     tree_number += 1
             sums[batch] = sums_by_class.T
