@@ -165,7 +165,10 @@ def compare_with_baseline(
             groups,
         )
     except CannotCompute as error:
-        reason = f"the new model cannot be compared with the baseline by {metric.title}: {error}"
+        reason = (
+            "the new model cannot be compared with the baseline by"
+            f" {metric.title}: {error}"
+        )
         return {**result, "reason": reason}
 
     return {
