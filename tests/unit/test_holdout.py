@@ -123,7 +123,7 @@ def test_rows_from_a_date_on_are_held_out(
     start = "2025-04-25"
     holdout = f'{{column: "day", from: {start}}}'
     assert (
-        f"set training.holdout in settings.yml to {holdout}, with"
+        f"set training.holdout in settings.yml to {holdout}. The"
         in capsys.readouterr().out
     )
     train_and_evaluate(
@@ -286,7 +286,7 @@ def test_all_columns_of_dates_are_named() -> None:
         "there are dates in 'built' and 'sold', and rows are held out"
     )
     # The values can be copied into settings.yml, where they are YAML.
-    values = note.partition("settings.yml to ")[2].partition(", with the date")[0]
+    values = note.partition("settings.yml to ")[2].partition(". The column")[0]
     assert [yaml.safe_load(value) for value in values.split(" or ")] == [
         {"column": "built", "from": datetime.date(2026, 1, 9)},
         {"column": "sold", "from": datetime.date(2026, 2, 9)},

@@ -130,7 +130,8 @@ def load_for_evaluation(folder: Path) -> SavedModel:
     except Exception as error:  # noqa: BLE001 (A saved model may raise anything.)
         raise EvaluationError(
             f"The model in {folder} cannot be loaded: {error}. Save it with save_model() of"
-            " steps/train/train.py, and let both steps run with the same version of Python."
+            " steps/train/model_files.py, and let both steps run with the same version of"
+            " Python."
         ) from None
 
     missing = []
@@ -145,7 +146,7 @@ def load_for_evaluation(folder: Path) -> SavedModel:
     if missing:
         raise EvaluationError(
             f"The model in {folder} was saved without {' and '.join(missing)}: save it with"
-            " save_model() of steps/train/train.py."
+            " save_model() of steps/train/model_files.py."
         )
     return model
 

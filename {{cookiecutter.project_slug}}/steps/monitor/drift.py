@@ -15,15 +15,20 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-# Added to each count, so that the stability index is finite even if a bin is empty.
+# This is added to each count, so that the population stability index is finite even if a
+# bin is empty in one of the samples.
 PRIOR_ROWS = 0.5
-# A chi-squared test needs about this many expected rows in each bin.
+# The p-value of a chi-squared test is only accurate if about this many rows or more are
+# expected in each bin.
 FEWEST_EXPECTED = 5
 # The probability that a run on unchanged data reports drift. The documentation promises
 # 1 in 100. Half of that is used here, because the tests are approximate.
 FALSE_ALARMS = 0.005
 
-# A table with two rows, the counts of training and of new data, and a column for each bin.
+# The number of rows in each bin.
+Counts = npt.NDArray[np.float64]
+# A table with a column for each bin, and two rows: the counts of the training data, and
+# those of the new data.
 CountTable = npt.NDArray[np.float64]
 
 
@@ -32,7 +37,9 @@ def population_stability_index(training: Sequence[int], new: Sequence[int]) -> f
 
     `training` and `new` count the rows in each bin. The index (PSI) is the sum of
     (q - p) * ln(q / p) over all bins, where p is the share of the training rows in the bin,
-    and q the share of the new rows. Bins without any row are left out.
+    and q the share of the new rows. Bins without any row are left out. PRIOR_ROWS is added
+    to all other counts, so that a bin that is empty in only one of the samples does not
+    make the logarithm infinite.
     """
     counts = np.array([training, new], dtype=float)
     has_rows = counts.sum(axis=0) > 0
@@ -57,40 +64,55 @@ def compare_distributions(training: Sequence[int], new: Sequence[int]) -> float:
 
 
 def compare_locations(training: Sequence[int], new: Sequence[int]) -> float:
-    """Return the p-value of the hypothesis that values are neither larger nor smaller now.
+    """Return the p-value of the hypothesis that values have not become larger or smaller.
 
     `training` and `new` count the rows in each bin. The bins are in the order of their
-    values. This is the test of van der Waerden: the ranks of all values become quantiles of
-    a normal distribution, and the means of these scores are compared. It needs fewer rows
-    than `compare_distributions` to find that all values have moved in one direction.
+    values. This is the test of van der Waerden: the rank of each value is replaced by a
+    score, a quantile of the normal distribution, and the mean scores of the training rows
+    and of the new rows are compared. This test needs fewer rows than
+    `compare_distributions` to find that all values have moved in one direction.
     """
     table = pool_small_bins(training, new)
     if table.shape[1] < 2:
         return 1.0
     training_counts, new_counts = table
 
-    # All rows of a bin get the rank of its middle.
+    # All rows of a bin share the middle rank of the bin, as a share of all rows: between 0
+    # for the smallest value and 1 for the largest.
     bin_rows = training_counts + new_counts
-    total = bin_rows.sum()
-    ranks = (np.cumsum(bin_rows) - bin_rows / 2) / total
-    scores = stats.norm.ppf(ranks)
+    rank_shares = (np.cumsum(bin_rows) - bin_rows / 2) / bin_rows.sum()
+    scores = stats.norm.ppf(rank_shares)
+    return _compare_mean_scores(scores, training_counts, new_counts)
 
+
+def _compare_mean_scores(
+    scores: Counts, training_counts: Counts, new_counts: Counts
+) -> float:
+    """Return the p-value of the hypothesis that both samples have the same mean score.
+
+    All rows of a bin have the same score. `training_counts` and `new_counts` are the
+    numbers of rows in each bin. The difference of the two means is divided by its standard
+    error, and compared with the normal distribution.
+    """
+    bin_rows = training_counts + new_counts
     training_mean = np.average(scores, weights=training_counts)
     new_mean = np.average(scores, weights=new_counts)
     mean = np.average(scores, weights=bin_rows)
-    variance = np.sum(bin_rows * (scores - mean) ** 2) / (total - 1)
+    variance = np.sum(bin_rows * (scores - mean) ** 2) / (bin_rows.sum() - 1)
     standard_error = math.sqrt(
         variance * (1 / training_counts.sum() + 1 / new_counts.sum())
     )
-    return float(2 * stats.norm.sf(abs(new_mean - training_mean) / standard_error))
+    standard_errors_apart = abs(new_mean - training_mean) / standard_error
+    # The mean may have moved up or down, so both tails of the distribution count.
+    return float(2 * stats.norm.sf(standard_errors_apart))
 
 
 def pool_small_bins(training: Sequence[int], new: Sequence[int]) -> CountTable:
-    """Return the counts of training rows and of new rows, without bins that are too small.
+    """Return the counts of training rows and of new rows, with small bins merged.
 
-    Neighbouring bins are added up until FEWEST_EXPECTED rows are expected in each of them,
-    in the smaller of the two samples. For example, if there are as many new rows as
-    training rows, a bin needs 10 rows in total.
+    Neighbouring bins are merged until at least FEWEST_EXPECTED rows of the smaller sample
+    are expected in each merged bin. For example, if there are as many new rows as training
+    rows, a merged bin needs 2 * FEWEST_EXPECTED rows in total.
     """
     table = np.array([training, new], dtype=float)
     # Without drift, this share of each bin's rows is expected in the smaller sample.
@@ -115,10 +137,10 @@ def compare_rates(
     """Return the p-value of the hypothesis that a kind of row is not more frequent now.
 
     `training_count` of the `training_rows` and `new_count` of the `new_rows` are of this
-    kind, such as rows with a missing value. If the kind is equally frequent in both, each
-    row of this kind is a new row with the same probability: the share of new rows among all
-    rows. So the number of new rows of this kind has a binomial distribution. The test is
-    exact, even if no training row is of this kind.
+    kind, such as rows with a missing value. If the kind is equally frequent in the training
+    data and in the new data, each row of this kind has the same probability of being a new
+    row: the share of the new rows among all rows. So the number of new rows of this kind
+    has a binomial distribution. The test is exact, even if no training row is of this kind.
     """
     share_of_new = new_rows / (training_rows + new_rows)
     total_count = training_count + new_count
@@ -131,17 +153,16 @@ def compare_unseen_categories(
 ) -> list[float]:
     """Return two p-values of the hypothesis that unseen categories are unseen by chance.
 
-    A category is unseen if no training row has it. `training` and `new` map each category
-    to its number of rows. The first p-value is small if one frequent category is unseen,
-    and the second one if many rare categories are.
+    A category is unseen if only new rows have it. `training` and `new` map each category to
+    its number of rows.
 
-    If r of all rows have a category, the probability that all of them are new rows by
-    chance is p ** r, where p is the share of new rows among all rows. The sum of these
-    probabilities is the number of unseen categories to be expected. The first p-value is
-    this sum for the categories that are at least as frequent as the most frequent unseen
-    one. It is an upper bound, because an expected number is at least as large as the
-    probability of one or more. The second p-value is the probability of as many unseen
-    categories or more, by the Poisson distribution.
+    1. The first p-value is small if a frequent category is unseen. It is the number of
+       unseen categories that chance would produce among those that are at least as
+       frequent as the most frequent unseen one. This expected number is an upper bound of
+       the probability that any of them is unseen by chance.
+    2. The second p-value is small if many categories are unseen, even if all of them are
+       rare. It is the probability that chance produces at least as many unseen categories,
+       by the Poisson distribution.
     """
     unseen_rows = [rows for category, rows in new.items() if category not in training]
     if not unseen_rows:
@@ -150,23 +171,37 @@ def compare_unseen_categories(
     total = sum(training.values()) + sum(new.values())
     share_of_new = sum(new.values()) / total
     seen_rows = [rows + new.get(category, 0) for category, rows in training.items()]
-    all_rows = [*seen_rows, *unseen_rows]
+    rows_of_categories = [*seen_rows, *unseen_rows]
 
-    most_rows = max(unseen_rows)
-    expected_frequent_unseen = sum(
-        share_of_new**rows for rows in all_rows if rows >= most_rows
-    )
-    expected_unseen = sum(share_of_new**rows for rows in all_rows)
-    return [
-        min(expected_frequent_unseen, 1.0),
-        float(stats.poisson.sf(len(unseen_rows) - 1, expected_unseen)),
+    rows_of_most_frequent_unseen = max(unseen_rows)
+    rows_of_frequent_categories = [
+        rows for rows in rows_of_categories if rows >= rows_of_most_frequent_unseen
     ]
+    expected_frequent = _expect_unseen(rows_of_frequent_categories, share_of_new)
+    expected = _expect_unseen(rows_of_categories, share_of_new)
+    return [
+        min(expected_frequent, 1.0),
+        # `sf(n - 1)` is the probability of n or more.
+        float(stats.poisson.sf(len(unseen_rows) - 1, expected)),
+    ]
+
+
+def _expect_unseen(rows_of_categories: Sequence[int], share_of_new: float) -> float:
+    """Return how many categories only new rows would have by chance, as an expected number.
+
+    `rows_of_categories` has the number of rows of each category, training rows and new rows
+    together. `share_of_new` is the share of the new rows among all rows. It is also the
+    probability that any single row is a new one. So the probability that all rows of a
+    category are new is `share_of_new ** rows`. The expected number is the sum of these
+    probabilities.
+    """
+    return sum(share_of_new**rows for rows in rows_of_categories)
 
 
 def significance_level(tests: int) -> float:
     """Return the p-value below which the result of one of several tests is significant.
 
-    `tests` is the number of tests. With this level, which is Bonferroni's correction, the
-    probability that any of them is significant by chance is at most FALSE_ALARMS.
+    `tests` is the number of tests. This is Bonferroni's correction: if the data has not
+    changed, the probability that any of the tests is significant is at most FALSE_ALARMS.
     """
     return FALSE_ALARMS / max(tests, 1)

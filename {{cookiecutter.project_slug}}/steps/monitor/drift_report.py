@@ -114,11 +114,12 @@ def render_table(features: Sequence[Outcome]) -> str:
 def render_row(outcome: Outcome) -> str:
     """Return the row of a feature in the table: name, PSI, missing values, and drift."""
     feature = outcome.comparison
-    numbers = [format_psi(feature)]
-    if feature.bins is not None:
-        # The last bin holds the missing values.
-        numbers.append(f"{feature.bins.training_shares[-1]:.1%}")
-        numbers.append(f"{feature.bins.new_shares[-1]:.1%}")
+    # Only a comparison of repeated rows has no bins, and it is not in the table.
+    assert feature.bins is not None
+    # The last bin holds the missing values.
+    missing_in_training = feature.bins.training_shares[-1]
+    missing_now = feature.bins.new_shares[-1]
+    numbers = [format_psi(feature), f"{missing_in_training:.1%}", f"{missing_now:.1%}"]
 
     name_cell = f'<td dir="auto">{html.escape(feature.name)}</td>'
     number_cells = "".join(f'<td class="number">{number}</td>' for number in numbers)

@@ -172,7 +172,7 @@ def compare_with_training(
     repeats = compare_repeats("rows", profile.repeats, new.rows, new.repeated)
     predictions, *probabilities = compare_sample_predictions(model, profile, new.sample)
 
-    # The significance level depends on the number of all tests, so all comparisons are
+    # The significance level depends on the total number of tests, so all comparisons are
     # judged together.
     outcomes = judge([*features, repeats, predictions, *probabilities], max_psi)
     after_features = len(features)
@@ -199,7 +199,8 @@ def compare_sample_predictions(
     """
     predictions = predict_sample(model, profile, sample)
     profiles = {PREDICTIONS: profile.predictions, **profile.probabilities}
-    # Repeated predictions are counted as well, but not used.
+    # `count_new_rows` needs columns in which to count repeated rows. Repeated predictions
+    # mean nothing, because many rows have the same one, so their number is not used.
     new = count_new_rows(predictions.lazy(), profiles, repeat_columns=[PREDICTIONS])
     return [
         compare_predictions(name, column, new.columns[name])
@@ -210,16 +211,16 @@ def compare_sample_predictions(
 def predict_sample(
     model: ScoringModel, profile: Profile, sample: pl.DataFrame
 ) -> pl.DataFrame:
-    """Return the model's predictions for a sample of rows, in the form of the profile.
+    """Return the model's predictions for a sample of rows, to be compared with the profile.
 
-    The column PREDICTIONS has the predictions. If the profile has probabilities, a column
-    such as "probability_Adelie" has the probability of each class.
+    The column PREDICTIONS has the predictions. If the profile has probabilities, there is
+    also a column with the probability of each class, such as "probability_Adelie".
     """
     features = select_features(sample, model.columns).to_pandas()
     predicted = pl.Series(model.pipeline.predict(features))
     if isinstance(profile.predictions, TextProfile):
-        # The profile has the names of classes as Python formats them, such as "True".
-        # polars would write "true".
+        # The profile names the classes as str() does, such as "True". A cast in polars
+        # would write "true".
         predicted = pl.Series([str(label) for label in predicted])
     columns = {PREDICTIONS: predicted}
     if profile.probabilities:
@@ -233,7 +234,7 @@ def predict_sample(
 def summarize(result: DriftResult) -> str:
     """Return one line that says how many rows were compared, and where there is drift.
 
-    It has no full stop, because it is shown as a line, and as the start of a message.
+    The line has no full stop, because messages also begin with it.
     """
     outcomes = result.outcomes
     features = len(outcomes.features)

@@ -24,8 +24,8 @@ class NumberCounts:
     """The new values of a column of numbers, counted in the bins of its profile.
 
     `smallest`, `largest` and `mean` are None if there is no value. `below` is the number of
-    values below the smallest training value, and `above` the number of those above the
-    largest one.
+    values below the smallest training value, and `above` the number of values above the
+    largest training value.
     """
 
     missing: int
@@ -57,11 +57,11 @@ class CategoryCounts:
 
 @dataclass(frozen=True)
 class DateCounts:
-    """The number of new dates of a column, and the earliest and latest of them.
+    """The number of new dates in a column, and the earliest and the latest new date.
 
     `earliest` and `latest` are None if there is no date. `before` is the number of dates
-    before the earliest training date, and `after` the number of those after the latest one.
-    `before` is 0 if the profile has no earliest date.
+    before the earliest training date, and `after` the number of dates after the latest
+    training date. `before` is 0 if the profile has no earliest date.
     """
 
     missing: int
@@ -158,13 +158,14 @@ def select_typed_columns(
     repeat_columns: Sequence[str],
     sampled_columns: Sequence[str],
 ) -> pl.LazyFrame:
-    """Return a table with the columns that `count_new_rows` aggregates.
+    """Return a query for the columns that `count_new_rows` aggregates.
 
-    They are named "value 0", "value 1", ... for the profiles, "sample 0", "sample 1", ...
-    for the sampled columns, and "hash" for the hash of the row.
+    The columns "value 0", "value 1" and so on hold the values for each of the `profiles`,
+    in the type of the profile. The columns "sample 0", "sample 1" and so on hold the
+    `sampled_columns`. The column "hash" holds a hash of each row.
 
-    The result is a query of its own, in which each value is converted once. If one query
-    did both, polars would convert a value again for each of its statistics.
+    The values are converted in this query, and aggregated in another one. In a single
+    query, polars would convert each value once for every statistic.
     """
     typed_columns = [
         read_as_type(name, profile).alias(f"value {number}")
@@ -210,10 +211,11 @@ def read_as_type(name: str, profile: ColumnProfile) -> pl.Expr:
 
 
 def list_statistics(values: pl.Expr, profile: ColumnProfile) -> dict[str, pl.Expr]:
-    """Return the expressions of the statistics of a column, by their names.
+    """Return a polars expression for each statistic of a column, by the statistic's name.
 
-    `values` is an expression for the column in the type of its profile. Each statistic has
-    one value as its result. `read_statistics` reads these results.
+    `values` is an expression for the column in the type of its profile. Each statistic is a
+    single value, such as the number of missing values. `read_statistics` reads the computed
+    values.
     """
     if isinstance(profile, TextProfile):
         return _list_text_statistics(values)
@@ -225,20 +227,21 @@ def list_statistics(values: pl.Expr, profile: ColumnProfile) -> dict[str, pl.Exp
 def read_statistics(
     value_by_statistic: Mapping[str, Any], profile: ColumnProfile
 ) -> ColumnCounts:
-    """Return the counts of a column from the results of the expressions of its statistics.
+    """Return the counts of a column, given the computed value of each statistic.
 
-    `value_by_statistic` has the names that `list_statistics` returns for this profile.
+    The keys of `value_by_statistic` are those that `list_statistics` returns for this
+    profile.
     """
     if isinstance(profile, TextProfile):
         return _read_text_statistics(value_by_statistic)
     if isinstance(profile, DateProfile):
-        # Each of these statistics has the name of a field.
+        # Each statistic of a column of dates has the name of a field of DateCounts.
         return DateCounts(**value_by_statistic)
     return _read_number_statistics(value_by_statistic, profile)
 
 
 def _list_text_statistics(values: pl.Expr) -> dict[str, pl.Expr]:
-    """Return expressions for the numbers of missing values and of rows of each text."""
+    """Return expressions for the number of missing values, and the rows of each text."""
     text_counts = values.drop_nulls().value_counts(name="rows")
     return {
         "missing": values.null_count(),

@@ -56,7 +56,7 @@ class TextProfile:
 
 @dataclass(frozen=True)
 class DateProfile:
-    """The number of dates of a column in training, and the earliest and latest of them.
+    """The number of training dates in a column, and the earliest and the latest date.
 
     `earliest` is None in a profile that an earlier version of this project has saved.
     """
@@ -72,10 +72,10 @@ ColumnProfile = NumberProfile | TextProfile | DateProfile
 
 @dataclass(frozen=True)
 class RepeatProfile:
-    """How many training rows repeat an earlier row in the keys.
+    """How many training rows repeat an earlier row, because their keys are the same.
 
-    `keys` are the columns of the keys. Without keys, rows are compared in all features.
-    `repeated` of the `rows` repeat an earlier one.
+    `keys` are the columns of the keys. Without keys, a row repeats an earlier one if all
+    features are the same. Of the `rows`, the number `repeated` repeat an earlier one.
     """
 
     keys: Sequence[str]
@@ -99,31 +99,32 @@ class Profile:
     probabilities: Mapping[str, ColumnProfile]
 
 
-def parse_profile(profile: Mapping[str, Any]) -> Profile:
+def parse_profile(contents: Mapping[str, Any]) -> Profile:
     """Return the profile that `profile.json` describes.
 
-    `profile` has the contents of this file as Python reads JSON.
+    `contents` is what `json.load` returns for this file.
     """
     return Profile(
-        rows=profile["rows"],
+        rows=contents["rows"],
         features={
-            name: parse_column(column) for name, column in profile["features"].items()
+            name: parse_column(column) for name, column in contents["features"].items()
         },
-        repeats=RepeatProfile(**profile["repeats"]),
-        predictions=parse_column(profile["predictions"]),
+        repeats=RepeatProfile(**contents["repeats"]),
+        predictions=parse_column(contents["predictions"]),
+        # Earlier versions of this project have saved no probabilities.
         probabilities={
             name: parse_column(column)
-            for name, column in profile.get("probabilities", {}).items()
+            for name, column in contents.get("probabilities", {}).items()
         },
     )
 
 
-def parse_column(column: Mapping[str, Any]) -> ColumnProfile:
-    """Return the profile of a column that a part of `profile.json` describes.
+def parse_column(contents: Mapping[str, Any]) -> ColumnProfile:
+    """Return the profile of a column from its contents in `profile.json`.
 
-    `kind` is "number", "text" or "date". Raises ValueError for another kind.
+    Its field `kind` is "number", "text" or "date". Raises ValueError for another kind.
     """
-    fields = dict(column)
+    fields = dict(contents)
     kind = fields.pop("kind")
     if kind == "number":
         return NumberProfile(**fields)

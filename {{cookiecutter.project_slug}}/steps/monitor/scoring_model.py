@@ -27,9 +27,15 @@ TYPES: dict[str, pl.DataType] = {
     "datetime": pl.Datetime("us"),
     "string": pl.String(),
 }
-# A damaged file may have any contents: text that is not JSON, or JSON of another shape. So
-# reading it may end in any of these errors.
-DAMAGES = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+# A damaged file may have any contents: bytes that are not UTF-8, text that is not JSON, or
+# JSON of another shape. So reading it may end in any of these errors.
+ERRORS_OF_DAMAGED_FILES = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)
 
 
 class MonitorError(Exception):
@@ -53,8 +59,9 @@ class ScoringModel:
 def load_scoring_model(name: str, version: str, prepared: Path) -> ScoringModel:
     """Load the registered model that will score the rows in the folder `prepared`.
 
-    Prep records in the prepared parts by which version's schema it has read the data. That
-    version is loaded. If none is recorded, `version` is loaded, which may be "latest".
+    If the step prep has recorded a version of the model in the prepared files, this version
+    is loaded: prep has read the data for it. Otherwise `version` is loaded, which may be
+    "latest".
 
     Raises MonitorError if the model cannot be loaded.
     """
@@ -62,7 +69,8 @@ def load_scoring_model(name: str, version: str, prepared: Path) -> ScoringModel:
     if version == "latest":
         version = find_newest_version(name)
     folder = download_model(name, version)
-    # MLflow reads "%20" in a path as a blank. The path of a temporary copy has none.
+    # MLflow decodes a path like a URL: it would look for a folder "my%20project" at
+    # "my project". So a copy is loaded from a temporary folder, whose path has no "%".
     with TemporaryDirectory() as temporary_folder:
         copied_model = shutil.copytree(folder, Path(temporary_folder) / "model")
         description = Model.load(str(copied_model))
@@ -112,34 +120,38 @@ def download_model(name: str, version: str) -> Path:
     try:
         return Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{version}"))
     except (MlflowException, OSError) as error:
-        are_files_gone = isinstance(error, OSError) or "No such artifact" in str(error)
-        if are_files_gone:
-            raise MonitorError(
-                f"The model {name}, version {version}, cannot be loaded: its files are"
-                " gone. Train again with --set register=always, or choose another version"
-                f" with scoring.model_version. ({error})"
-            ) from None
-        _check_version_exists(name, version, error)
-        raise MonitorError(
-            f"The model {name}, version {version}, cannot be loaded: run the training"
-            f" pipeline first. ({error})"
-        ) from None
+        raise MonitorError(_explain_failed_download(name, version, error)) from None
 
 
-def _check_version_exists(name: str, version: str, error: MlflowException) -> None:
-    """Raise MonitorError if only this version of a model is missing, and others are not.
+def _explain_failed_download(
+    name: str, version: str, error: MlflowException | OSError
+) -> str:
+    """Return a message on why a model cannot be downloaded, and what the user can do.
 
-    `error` is the error of MLflow when the version was downloaded.
+    `error` is what MLflow has raised.
     """
-    is_missing = error.error_code == "RESOURCE_DOES_NOT_EXIST"
-    versions = list_versions(name) if is_missing else []
-    if versions:
-        newest_versions = ", ".join(versions[-SHOWN_VERSIONS:])
-        raise MonitorError(
-            f"There is no version {version} of the model {name}. The newest versions"
-            f" are: {newest_versions}. Choose another scoring.model_version in"
-            " settings.yml."
-        ) from None
+    # For missing files, MLflow raises an OSError or, with the same error code as for a
+    # missing version, an exception with this text.
+    are_files_gone = isinstance(error, OSError) or "No such artifact" in str(error)
+    if are_files_gone:
+        return (
+            f"The model {name}, version {version}, cannot be loaded: its files are gone."
+            " Train again with --set register=always, or choose another version with"
+            f" scoring.model_version. ({error})"
+        )
+
+    is_unknown = error.error_code == "RESOURCE_DOES_NOT_EXIST"
+    other_versions = list_versions(name) if is_unknown else []
+    if other_versions:
+        newest_versions = ", ".join(other_versions[-SHOWN_VERSIONS:])
+        return (
+            f"There is no version {version} of the model {name}. The newest versions are:"
+            f" {newest_versions}. Choose another scoring.model_version in settings.yml."
+        )
+    return (
+        f"The model {name}, version {version}, cannot be loaded: run the training pipeline"
+        f" first. ({error})"
+    )
 
 
 def check_python(description: Model) -> None:
@@ -162,12 +174,12 @@ def check_python(description: Model) -> None:
 def list_columns(description: Model) -> dict[str, pl.DataType]:
     """Return the names and types of the columns that a saved model was trained on.
 
-    Raises MonitorError if the model has no signature, which would name them.
+    Raises MonitorError if the model has no signature, which would name the columns.
     """
     if description.signature is None:
         raise MonitorError(
             "The model was saved without a signature, which would name its columns. Save it"
-            " by save_model(), as steps/train/train.py does."
+            " with save_model() of steps/train/model_files.py."
         )
     columns: list[dict[str, Any]] = description.signature.inputs.to_dict()
     return {column["name"]: TYPES[column["type"]] for column in columns}
@@ -181,12 +193,12 @@ def read_profile(folder: Path) -> Profile | None:
     file = folder / PROFILE
     if not file.exists():
         return None
-    # Bytes that are not UTF-8 are replaced, and then found by `parse_profile`.
-    text = file.read_text(encoding="utf-8", errors="replace")
     try:
-        return parse_profile(json.loads(text))
-    except DAMAGES as error:
+        return parse_profile(json.loads(file.read_text(encoding="utf-8")))
+    except ERRORS_OF_DAMAGED_FILES as error:
+        # The text of a KeyError is only the key, so the message also has the type.
         raise MonitorError(
-            f"The file {PROFILE} of the model is damaged ({error!r}). Train again with"
-            " --set register=always, or choose another version with scoring.model_version."
+            f"The file {PROFILE} of the model is damaged ({type(error).__name__}: {error})."
+            " Train again with --set register=always, or choose another version with"
+            " scoring.model_version."
         ) from None

@@ -29,7 +29,8 @@ from profiles import (
 SHOWN_CATEGORIES = 3
 # The label of the bin of missing values, which is the last bin of each column.
 MISSING = "missing"
-# If a larger share of the training rows repeats an earlier row, repeated rows are normal.
+# If a larger share of the training rows repeats an earlier row, repeated rows are a normal
+# part of this data, and not a mistake.
 RARE_SHARE = 0.01
 
 
@@ -164,9 +165,10 @@ def judge_comparison(comparison: Comparison, level: float, max_psi: float) -> Ou
     """Decide which differences of a comparison are drift, and which are only reported.
 
     A difference is drift if one of its p-values is below `level` and, if its check needs
-    the PSI (population stability index), the PSI is above `max_psi`. Any other difference
-    is reported as a fact. The exception is a check that needs the PSI: nothing is reported,
-    because distributions always differ a little.
+    the PSI (population stability index), the PSI is also above `max_psi`. Other differences
+    are reported as facts, unless their check needs the PSI: such a check compares two
+    distributions, which always differ a little, so a difference that is not drift is not
+    worth reporting.
     """
     exceeds_psi = comparison.psi is not None and comparison.psi > max_psi
     drift = []
@@ -233,7 +235,7 @@ def check_smaller_numbers(
 ) -> Check:
     """Check whether new numbers are below the smallest number in training.
 
-    If there are none, the check has a p-value, but no sentence.
+    If no new number is smaller, the check has a p-value, but no sentence.
     """
     # By definition, 0 training numbers are below the smallest one.
     p_value = compare_rates(0, profile.filled, new.below, new.filled)
@@ -251,7 +253,7 @@ def check_smaller_numbers(
 def check_larger_numbers(name: str, profile: NumberProfile, new: NumberCounts) -> Check:
     """Check whether new numbers are above the largest number in training.
 
-    If there are none, the check has a p-value, but no sentence.
+    If no new number is larger, the check has a p-value, but no sentence.
     """
     # By definition, 0 training numbers are above the largest one.
     p_value = compare_rates(0, profile.filled, new.above, new.filled)
@@ -271,28 +273,34 @@ def describe_moved_numbers(
 ) -> str:
     """Return a sentence on how numbers have moved since training: their PSI and mean.
 
-    If the new mean is between the quartiles of training, it does not show the change: all
-    values may have become the same, for example. The sentence then also describes `change`,
-    the bin whose share of the rows has changed the most.
+    If the new mean is ordinary for the training data, the mean does not show how the
+    distribution has changed: all values may have become equal, for example. The sentence
+    then also describes `change`, the bin whose share of the rows has changed the most.
     """
-    means = (
+    start_of_sentence = (
         f"'{name}': PSI {psi:.2f}, mean {format_number(new_mean)} instead of"
         f" {format_number(profile.mean)}"
     )
-    # The edges of the bins are quantiles of the training values. There is none if all
-    # training values are the same.
-    edges = profile.edges
+    if not _is_between_quartiles(new_mean, profile.edges):
+        return f"{start_of_sentence}."
+    return (
+        f"{start_of_sentence}, {change.label} in {change.new_share:.0%} of the rows instead"
+        f" of {change.training_share:.0%}."
+    )
+
+
+def _is_between_quartiles(number: float, edges: Sequence[float]) -> bool:
+    """Return whether a number is between the quartiles of the training values.
+
+    `edges` are the edges of the bins of a column of numbers. They are quantiles of the
+    training values at even distances, so the edge after a quarter of the edges is about the
+    lower quartile. There are no edges, and no quartiles, if all training values are equal.
+    """
     if not edges:
-        return f"{means}."
+        return False
     lower_quartile = edges[len(edges) // 4]
     upper_quartile = edges[3 * len(edges) // 4]
-    is_mean_ordinary = lower_quartile <= new_mean <= upper_quartile
-    if not is_mean_ordinary:
-        return f"{means}."
-    return (
-        f"{means}, {change.label} in {change.new_share:.0%} of the rows instead of"
-        f" {change.training_share:.0%}."
-    )
+    return lower_quartile <= number <= upper_quartile
 
 
 def compare_texts(name: str, profile: TextProfile, new: CategoryCounts) -> Comparison:
@@ -324,23 +332,29 @@ def divide_into_bins(profile: TextProfile, new: CategoryCounts) -> Bins:
     """Divide the training rows and the new rows into the same bins of categories.
 
     There is a bin for each frequent category of the training rows, and one for missing
-    values. All other categories are sorted alphabetically, and put into the ranges between
-    the profile's `edges`. Each range is a bin.
+    values. Every other category falls into one of the alphabetical ranges that the
+    profile's `edges` separate: with the edge "k", the ranges are up to "k" and after "k".
+    Each range is a bin, too.
     """
-    new_frequent = dict.fromkeys(profile.frequent, 0)
-    new_rarer = [0] * len(profile.counts)
+    new_frequent_counts = dict.fromkeys(profile.frequent, 0)
+    training_range_counts = profile.counts
+    new_range_counts = [0] * len(training_range_counts)
     for category, rows in new.categories.items():
-        if category in new_frequent:
-            new_frequent[category] = rows
+        if category in new_frequent_counts:
+            new_frequent_counts[category] = rows
         else:
             # An edge is the last category of its range.
             range_number = bisect_left(profile.edges, category)
-            new_rarer[range_number] += rows
+            new_range_counts[range_number] += rows
     frequent_labels = [f"'{category}'" for category in profile.frequent]
     return Bins(
         labels=[*frequent_labels, *label_ranges(profile.edges), MISSING],
-        training=[*profile.frequent.values(), *profile.counts, profile.missing],
-        new=[*new_frequent.values(), *new_rarer, new.missing],
+        training=[
+            *profile.frequent.values(),
+            *training_range_counts,
+            profile.missing,
+        ],
+        new=[*new_frequent_counts.values(), *new_range_counts, new.missing],
     )
 
 
@@ -434,36 +448,50 @@ def compare_repeats(
 ) -> Comparison:
     """Compare how many rows repeat an earlier row in training and in the new data.
 
-    A row repeats another if the keys are equal or, without keys, all features. This is so
-    for `new_repeated` of the `new_rows`. If at most RARE_SHARE of the training rows repeat
-    another, a repeated row was probably delivered twice by mistake, so an increase is
-    drift. If more of them do, repeated rows are normal, and nothing is compared.
+    A row repeats an earlier one if it has the same keys or, without keys, the same values
+    in all features. Of the `new_rows`, `new_repeated` rows do.
+
+    If more than RARE_SHARE of the training rows are repeated rows, such rows are normal,
+    and nothing is compared. Otherwise, a repeated row was probably delivered twice by
+    mistake, so an increase is drift.
     """
     are_repeats_normal = profile.repeated > RARE_SHARE * profile.rows
     if are_repeats_normal:
         return Comparison(name, checks=[])
 
-    training_trials = profile.rows
-    new_trials = new_rows
-    if new_rows > profile.rows:
-        # Two rows may be equal by chance, and the number of pairs of rows grows with the
-        # square of the number of rows: with twice as many rows, four times as many rows
-        # repeat another one. So repeated rows are compared as a share of the pairs, and not
-        # of the rows.
-        training_trials = profile.rows**2
-        new_trials = new_rows**2
-    p_value = compare_rates(profile.repeated, training_trials, new_repeated, new_trials)
-    if not new_repeated:
-        return Comparison(name, [Check(None, [p_value])])
+    p_value = _compare_repeat_rates(profile, new_rows, new_repeated)
+    sentence = None
+    if new_repeated:
+        sentence = _describe_repeats(profile, new_rows, new_repeated)
+    return Comparison(name, [Check(sentence, [p_value])])
 
+
+def _compare_repeat_rates(
+    profile: RepeatProfile, new_rows: int, new_repeated: int
+) -> float:
+    """Return the p-value of the hypothesis that repeated rows are not more frequent now.
+
+    Rows may be repeated by mistake: in twice as many rows, there are twice as many
+    mistakes. But rows may also be equal by chance: twice as many rows have four times as
+    many pairs, any of which may be equal. To avoid false alarms, the cause that explains
+    more of the new repeated rows is assumed.
+    """
+    if new_rows <= profile.rows:
+        return compare_rates(profile.repeated, profile.rows, new_repeated, new_rows)
+    # In more rows than those of training, chance explains more repeated rows than mistakes
+    # do. The numbers of pairs are proportional to the squares of the numbers of rows.
+    return compare_rates(profile.repeated, profile.rows**2, new_repeated, new_rows**2)
+
+
+def _describe_repeats(profile: RepeatProfile, new_rows: int, new_repeated: int) -> str:
+    """Return a sentence on how many new rows, and how many training rows, are repeated."""
     compared_columns = "all features"
     if profile.keys:
         compared_columns = f"the keys ({', '.join(profile.keys)})"
-    sentence = (
+    return (
         f"{new_repeated} of {new_rows} rows repeat another row in {compared_columns}; in"
         f" training, {profile.repeated} of {profile.rows} rows did."
     )
-    return Comparison(name, [Check(sentence, [p_value])])
 
 
 def compare_predictions(
@@ -471,17 +499,17 @@ def compare_predictions(
 ) -> Comparison:
     """Compare the distribution of predictions, or of the probabilities of a class.
 
-    Other checks of a column, such as the one for its range, are left out.
+    Other checks of a column, such as the check of its range, are left out.
     """
     comparison = compare_column(name, profile, new)
-    # The first check of each kind of column is the one for its distribution.
+    # The first check of a column, whatever its kind, compares the distributions.
     return replace(comparison, checks=comparison.checks[:1])
 
 
 def compare_missing(bins: Bins) -> float:
     """Return the p-value of the hypothesis that missing values are not more frequent now.
 
-    The last bin is the one of the missing values.
+    The last bin holds the missing values.
     """
     return compare_rates(
         bins.training[-1], sum(bins.training), bins.new[-1], sum(bins.new)
@@ -491,7 +519,7 @@ def compare_missing(bins: Bins) -> float:
 def describe_missing(name: str, bins: Bins, psi: float) -> str:
     """Return a sentence on how the share of missing values has changed.
 
-    The last bin is the one of the missing values.
+    The last bin holds the missing values. `psi` is the population stability index.
     """
     return (
         f"'{name}': PSI {psi:.2f}, missing in {bins.new_shares[-1]:.0%} of the rows"
@@ -502,24 +530,25 @@ def describe_missing(name: str, bins: Bins, psi: float) -> str:
 def find_largest_change(bins: Bins) -> BinChange:
     """Return the bin whose share of the rows has changed the most.
 
-    Of bins that have changed equally, the first one is returned. But the last bin, which
-    holds the missing values, is preferred: if a column has only one value, and some rows
-    lose it, the shares of both bins change equally, and the user should read about the
-    missing values.
+    If several bins have changed equally, the last bin, which holds the missing values, is
+    preferred, and then the first bin. For example, if a column has only one value, and it
+    is missing in some new rows, the shares of its two bins change equally. The user should
+    then read about the missing values.
     """
     training_rows = sum(bins.training)
     new_rows = sum(bins.new)
-    # This is the change of the share, new / new_rows - training / training_rows, times both
-    # numbers of rows. Integers have no rounding errors, so equal changes stay equal.
-    changes = [
+    # The change of a share is new / new_rows - training / training_rows. It is multiplied
+    # by training_rows * new_rows here, to compare integers: they have no rounding errors,
+    # so equal changes stay equal.
+    scaled_changes = [
         abs(new * training_rows - training * new_rows)
         for training, new in zip(bins.training, bins.new, strict=True)
     ]
-    largest = max(changes)
-    if changes[-1] == largest:
-        position = len(changes) - 1
+    largest = max(scaled_changes)
+    if scaled_changes[-1] == largest:
+        position = len(scaled_changes) - 1
     else:
-        position = changes.index(largest)
+        position = scaled_changes.index(largest)
     return BinChange(
         label=bins.labels[position],
         training_share=bins.training_shares[position],

@@ -271,7 +271,7 @@ def list_model_columns(description: Model) -> dict[str, pl.DataType]:
     if description.signature is None:
         raise ScoringError(
             "The model was saved without a signature, so its columns are unknown. Save it"
-            " with save_model() of steps/train/train.py."
+            " with save_model() of steps/train/model_files.py."
         )
     columns = {}
     for column in description.signature.inputs.to_dict():
@@ -281,7 +281,7 @@ def list_model_columns(description: Model) -> dict[str, pl.DataType]:
             raise ScoringError(
                 f"In the model's signature, the column '{name}' has the type {type_name},"
                 f" which is not one of {', '.join(TYPES)}. Save the model with"
-                " save_model() of steps/train/train.py."
+                " save_model() of steps/train/model_files.py."
             )
         columns[name] = TYPES[type_name]
     return columns

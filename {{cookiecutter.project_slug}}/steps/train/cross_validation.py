@@ -26,8 +26,8 @@ FoldNumbers = npt.NDArray[np.int64]
 
 # The fold number of rows that are in no fold. Such rows are always trained on.
 NO_FOLD = FOLDS
-# If rows are held out by date, the number of trees is chosen on a single fold: the rows
-# after this share of the training rows, which are the latest fifth.
+# If rows are held out by date, the number of trees is chosen on a single fold: the latest
+# fifth of the training rows, which comes after this share of them.
 FOLD_START = 0.8
 # If rows are held out by date, a search tests its models on three periods, which begin
 # after these shares of the training rows.
@@ -58,7 +58,7 @@ class CannotCompute(Exception):
 class Fold:
     """The rows that a model is trained on, and the rows that it is tested on.
 
-    Both masks have a value for each training row. Some rows may be in neither of them.
+    Each of the two masks has a value for each training row. A row may be in neither mask.
     """
 
     train: Mask
@@ -70,20 +70,33 @@ def assign_fold_numbers(
 ) -> FoldNumbers:
     """Return the fold number of each training row, by which the number of trees is chosen.
 
-    Rows of one group share a fold. If rows are held out by date, the latest fifth of the
-    training rows has the number 0, and all other rows have the number NO_FOLD. So the
-    number of trees is chosen on rows that are later than those trained on, just as the
-    model is evaluated on later rows.
+    If rows are held out at random, there are FOLDS folds. If rows are held out by date,
+    there is only the fold of the latest rows.
     """
-    if isinstance(split, Split):
-        # With the seed of the split itself, the folds would depend on which rows it has
-        # held out.
-        fold_seed = (split.seed + 1) % 2**32
-        fold_split = Split(split.by, fold_seed, split.fraction)
-        return (fold_split.groups(training) % np.uint64(FOLDS)).astype(np.int64)
+    if isinstance(split, TimeSplit):
+        return _number_latest_rows(get_column(training, split.column).cast(DATE))
+    return _number_groups(training, split)
 
-    dates = get_column(training, split.column).cast(DATE)
-    # Rows without a date are in no fold.
+
+def _number_groups(training: pl.DataFrame, split: Split) -> FoldNumbers:
+    """Return a random fold number below FOLDS for each row, the same for a whole group.
+
+    Rows that are equal in the columns `split.by` form a group.
+    """
+    # The numbers of the groups with the split's seed have decided which rows are held out.
+    # With another seed, the folds do not depend on that decision.
+    fold_seed = (split.seed + 1) % 2**32
+    fold_split = Split(split.by, fold_seed, split.fraction)
+    return (fold_split.groups(training) % np.uint64(FOLDS)).astype(np.int64)
+
+
+def _number_latest_rows(dates: pl.Series) -> FoldNumbers:
+    """Return the fold number 0 for the latest rows, and NO_FOLD for all other rows.
+
+    The latest rows are those after the share FOLD_START of the `dates`. So the number of
+    trees is chosen on rows that are later than the rows trained on, just as the model is
+    evaluated on later rows. Rows without a date are in no fold.
+    """
     is_late = (dates >= dates.quantile(FOLD_START)).fill_null(value=False)
     return np.where(is_late.to_numpy(), 0, NO_FOLD)
 
@@ -115,7 +128,8 @@ def _list_period_folds(dates: pl.Series) -> list[Fold]:
     """Return a fold for each period: trained on the rows before it, tested on its rows.
 
     The periods begin at the quantiles PERIOD_STARTS of the dates. Each period ends where
-    the next one begins, and the last one has no end. Rows without a date are always trained on.
+    the next one begins, and the last one has no end. Rows without a date are always trained
+    on.
     """
     starts = [dates.quantile(share) for share in PERIOD_STARTS]
     ends = [*starts[1:], None]
@@ -248,7 +262,7 @@ def _score_classes(
         case "f1_macro":
             return float(metrics.f1_score(actual, predicted, average="macro"))
         case "balanced_accuracy":
-            # `balanced_accuracy_score` computes the same, but it warns if a class is
+            # `balanced_accuracy_score` computes the same number, but it warns if a class is
             # predicted that does not occur.
             recall = metrics.recall_score(
                 actual, predicted, labels=np.unique(actual), average="macro"
@@ -267,8 +281,9 @@ def _score_ranking(
 ) -> float:
     """Return a metric of how well the rows are ranked by the probability of a class.
 
-    With two classes, this is the ranking by the probability of the second one. With more
-    classes, it is the mean of the metric over all classes that occur in `actual`.
+    If there are two classes, the rows are ranked by the probability of the second class. If
+    there are more, the result is the mean of the metric over all classes that occur in
+    `actual`.
 
     Raises CannotCompute if all rows are of one class.
     """
@@ -287,17 +302,19 @@ def _score_ranking(
 
 
 def _score_average_precision(actual: Array, probabilities: Array) -> float:
-    """Return the average precision; with two classes, that of the rarer one.
+    """Return the average precision of the rarer of two classes, or the mean of several.
 
     The average precision of a frequent class is high even if the model has learned
-    nothing. The step `evaluate` chooses the class in the same way.
+    nothing. So if there are two classes, the rarer one is scored, as in the step
+    `evaluate`. If there are more classes, the result is the mean over all classes.
 
     Raises CannotCompute if all rows are of one class.
     """
     has_two_classes = probabilities.shape[1] == 2
     rows_of_class = np.bincount(actual, minlength=2)
     if has_two_classes and rows_of_class[0] < rows_of_class[1]:
-        # Exchanging the classes makes the rarer one the second, whose ranking is scored.
+        # `_score_ranking` scores the second class, and the first class is the rarer one.
+        # So the two classes are exchanged.
         actual = 1 - actual
         probabilities = probabilities[:, ::-1]
     return _score_ranking(metrics.average_precision_score, actual, probabilities)

@@ -45,27 +45,33 @@ def check_hyperparameters(
     that the names come from, such as "training.hyperparameters". The message has a sentence
     on each wrong name.
 
-    Values are not checked: if one is wrong, the training reports it.
+    The values are not checked here, because the model reports a wrong value when it is
+    trained.
     """
     if _is_accepted(hyperparameters, build):
         return
 
-    names = _list_names(build)
+    names = _list_hyperparameter_names(build)
     problems = []
     for name, value in hyperparameters.items():
-        # If `build_model` has this argument, the value is wrong, and not the name.
-        if name in names.arguments or _is_accepted({name: value}, build):
-            continue
-        problems.append(
-            f"{setting} names {name}, which build_model in steps/train/train.py does not"
-            f" take: {_propose_fix(name, names.arguments | names.passed_on)}."
-        )
+        # `build_model` may refuse a wrong value, too. But the name of one of its own
+        # arguments is certainly right.
+        is_right_name = name in names.arguments or _is_accepted({name: value}, build)
+        if not is_right_name:
+            fix = _propose_fix(name, names.arguments | names.passed_on)
+            problems.append(
+                f"{setting} names {name}, which build_model in steps/train/train.py does"
+                f" not take: {fix}."
+            )
     if problems:
         raise DataError(" ".join(problems))
 
 
 def _is_accepted(hyperparameters: Mapping[str, Any], build: BuildFunction) -> bool:
-    """Return whether a model can be built with these hyperparameters."""
+    """Return whether `build_model` returns a model for these hyperparameters.
+
+    `build` is `build_model` with its other arguments filled in.
+    """
     try:
         build(**hyperparameters)
     except (TypeError, ValueError):
@@ -77,19 +83,20 @@ def _is_accepted(hyperparameters: Mapping[str, Any], build: BuildFunction) -> bo
 class _HyperparameterNames:
     """The names of hyperparameters that `build_model` accepts.
 
-    `arguments` are those that it takes itself. `passed_on` are those that it passes on to
-    the model by `**hyperparameters`.
+    `arguments` are the names of its own arguments. `passed_on` are the parameters of the
+    model, to which it passes on `**hyperparameters`.
     """
 
     arguments: set[str]
     passed_on: set[str]
 
 
-def _list_names(build: BuildFunction) -> _HyperparameterNames:
+def _list_hyperparameter_names(build: BuildFunction) -> _HyperparameterNames:
     """Return the names of hyperparameters that `build_model` accepts.
 
-    `build` is `build_model` with its other arguments filled in. If it has no argument such
-    as `**hyperparameters`, it passes nothing on to the model.
+    `build` is `build_model` with its other arguments filled in, so it returns a pipeline.
+    If it has no argument such as `**hyperparameters`, it passes nothing on to the model,
+    and only its own arguments are accepted.
     """
     arguments = set()
     passes_on = False
@@ -101,9 +108,11 @@ def _list_names(build: BuildFunction) -> _HyperparameterNames:
     if not passes_on:
         return _HyperparameterNames(arguments, set())
 
-    model = build()[-1]
-    # If a model contains another one, the parameters of the inner model have a prefix, such
-    # as `estimator__max_depth`. `build_model` takes them without the prefix.
+    pipeline = build()
+    # The last step of the pipeline is the model.
+    model = pipeline[-1]
+    # If a model contains another one, scikit-learn names a parameter of the inner model
+    # `estimator__max_depth`, for example. In settings.yml, its name is `max_depth`.
     passed_on = {name.rpartition("__")[2] for name in model.get_params()}
     return _HyperparameterNames(arguments, passed_on)
 

@@ -27,7 +27,8 @@ class ModelDescription:
     """The metadata that is saved with a model, for later steps and for people.
 
     `baseline` is the name of the baseline. `holdout_column` is empty if rows were held out
-    at random. `parameters` are the parameters of the training, as text.
+    at random. `parameters` has the settings and hyperparameters of the training run, as
+    text.
     """
 
     task: str
@@ -51,9 +52,9 @@ def save_model(
     """Save a trained pipeline as an MLflow model, with its description and its baseline.
 
     The signature of the model names the features and their types. The file `baseline.pkl`
-    holds the baseline, and `split.pkl` the rule by which rows were held out. All of them
-    are saved together with the code of this step that they use. So the model needs no file
-    of this project, and later changes of the code do not change it.
+    holds the baseline, and `split.pkl` holds the rule by which rows were held out. The
+    files also contain the code of this step that the saved objects use. So the model needs
+    no file of this project, and later changes of the code do not change the model.
     """
     modules = list_modules_of_this_step()
     for module in modules:

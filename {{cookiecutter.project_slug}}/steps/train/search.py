@@ -29,10 +29,10 @@ FILE_NAME = "search.json"
 PROGRESS = "progress: "
 # With more training rows, tries run one at a time, because each needs much memory.
 MOST_ROWS_FOR_PARALLEL_TRIES = 100_000
-# joblib's number of jobs for as many as there are cores.
+# If joblib is given this number of jobs, it starts one for each core.
 ALL_CORES = -1
-# Rounding makes some draws equal, and equal draws are tried only once. So this many are
-# drawn for each try.
+# Rounding makes some draws equal, and equal draws are tried only once. So there are this
+# many draws for each try.
 DRAWS_PER_TRY = 20
 # MLflow accepts tags of up to 8,000 characters.
 MOST_ERROR_CHARACTERS = 1_000
@@ -127,11 +127,12 @@ def draw_candidates(
     candidate, the hyperparameters that the search space names have random values, and the
     rest is unchanged.
 
-    There is one candidate for each try, or fewer if the space has fewer combinations.
+    There is one candidate for each try, or fewer if the space has too few combinations.
     """
     distributions = {
         name: _make_distribution(values) for name, values in search.space.items()
     }
+    # Draws that are equal after rounding are skipped, so there are more draws than tries.
     most_draws = search.tries * DRAWS_PER_TRY
     # The number of combinations is infinite if the space has a range.
     draws = int(min(most_draws, _count_combinations(search.space)))
@@ -182,9 +183,10 @@ def _make_distribution(values: Any) -> Any:
 def _round_to_range(value: Any, values: Any) -> Any:
     """Return a value that was drawn for a hyperparameter, rounded if it is from a range.
 
-    `values` is the list or the range. A value from a list is not changed. A number from a
-    range of integers is rounded down to an integer, and any other number to DIGITS digits.
-    The result is never outside the range.
+    `values` is the list or the range that the value was drawn from. A value from a list is
+    not changed. A number from a range of integers is rounded down to an integer, and any
+    other number is rounded to DIGITS significant digits. The result is never outside the
+    range.
     """
     if isinstance(values, list):
         return value
@@ -224,7 +226,8 @@ def run_search(
         reused = len(try_by_position)
         print(f"note: tries that are taken from an earlier search: {reused}.")
 
-    # If the settings or the metric are wrong, the first try raises the error at once.
+    # The first try runs on its own: if the settings or the metric are wrong, it raises the
+    # error before any other try has started.
     if 0 not in try_by_position:
         first = _measure_candidate(measure, candidates[0])
         try_by_position[0] = first
@@ -263,15 +266,15 @@ def _run_tries(
     positions: Iterable[int],
     jobs: int,
 ) -> Iterator[tuple[int, Try]]:
-    """Try the candidates at these positions; yield each position with its try when done.
+    """Try the candidates at these positions; yield each position with its finished try.
 
     `jobs` is the number of tries that run at the same time, or ALL_CORES. Parallel tries
-    are done in any order.
+    finish in any order. `positions` may be a generator that ends at a deadline: no try
+    starts after the deadline.
     """
     run = Parallel(
         n_jobs=jobs,
-        # A position is taken from `positions` only when its try can start at once. So no
-        # try starts after `positions` has ended.
+        # joblib takes the next position only when a process is free to start the try.
         pre_dispatch="n_jobs",
         return_as="generator_unordered",
     )
@@ -299,7 +302,7 @@ def _measure_candidate(measure: Measure, candidate: Hyperparameters) -> Try:
     score = measure(candidate)
     if not math.isfinite(score):
         raise CannotCompute("the value of the metric is not a finite number")
-    return Try(candidate, score, monotonic() - started)
+    return Try(candidate, score=score, seconds=monotonic() - started)
 
 
 def _try_candidate(
@@ -307,7 +310,7 @@ def _try_candidate(
 ) -> tuple[int, Try]:
     """Return the position of a candidate, and its try, which may have failed.
 
-    The position is returned because parallel tries are done in any order.
+    The position is returned, too, because parallel tries finish in any order.
     """
     started = monotonic()
     try:
@@ -315,7 +318,10 @@ def _try_candidate(
     except Exception as error:  # noqa: BLE001 (Libraries may raise anything.)
         # Some combinations of values may be impossible. The other tries still count.
         error_text = f"{type(error).__name__}: {error}"
-        return position, Try(candidate, None, monotonic() - started, error_text)
+        failed_try = Try(
+            candidate, score=None, seconds=monotonic() - started, error=error_text
+        )
+        return position, failed_try
 
 
 def _find_best(tries: Sequence[Try], higher_is_better: bool) -> int:
@@ -329,7 +335,7 @@ def _find_best(tries: Sequence[Try], higher_is_better: bool) -> int:
 
 
 class Progress:
-    """Prints how many tries are done, the best score so far, and the time that is left.
+    """A printer of how many tries are done, the best score so far, and the time left.
 
     `started` is the time of `monotonic()` at which the search began. `done_before` is the
     number of tries that were done before progress is shown for the first time.
@@ -356,17 +362,18 @@ class Progress:
         )
 
     def _estimate_seconds_left(self, done: int) -> float:
-        """Return the seconds that the other tries will take, at most until the deadline.
+        """Return the estimated seconds until all tries are done, or until the deadline.
 
-        `done` is the number of tries that are done.
+        The earlier of the two ends the search. `done` is the number of tries that are done.
         """
         elapsed = monotonic() - self._started
+        # At least 1, so that nothing is divided by 0 before any new try is done.
         newly_done = max(1, done - self._done_before)
-        seconds = elapsed / newly_done * (self._total - done)
+        seconds_for_rest = elapsed / newly_done * (self._total - done)
         if self._search.minutes is None:
-            return seconds
+            return seconds_for_rest
         seconds_to_deadline = max(0.0, self._search.minutes * 60 - elapsed)
-        return min(seconds, seconds_to_deadline)
+        return min(seconds_for_rest, seconds_to_deadline)
 
 
 def _format_duration(seconds: float) -> str:
@@ -382,9 +389,9 @@ def compute_fingerprint(
 ) -> str:
     """Return a fingerprint of everything that the score of a try depends on.
 
-    Only the hyperparameters of the try are not part of it: they are compared separately
-    when finished tries are loaded. The fingerprint depends on the data, the folds, the
-    `settings`, the code of this step and the version of scikit-learn.
+    The fingerprint depends on the data, the folds, the `settings`, the code of this step
+    and the version of scikit-learn. It does not depend on the hyperparameters of the try,
+    which are compared separately when finished tries are loaded.
     """
     hasher = hashlib.blake2b(digest_size=16)
     hasher.update(json.dumps([sklearn.__version__, settings, list(features)]).encode())
@@ -417,7 +424,7 @@ def _load_finished_tries(
     """Return the tries of these candidates that earlier searches have finished.
 
     The keys are positions in `candidates`. Only searches with the same fingerprint count,
-    which means the same data, folds and code. Failed tries do not count.
+    because they had the same data, folds and code. Failed tries do not count.
     """
     runs = mlflow.MlflowClient().search_runs(
         [mlflow.active_run().info.experiment_id], f"tags.{TAG} = '{fingerprint}'"

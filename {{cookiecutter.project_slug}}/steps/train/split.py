@@ -12,8 +12,8 @@ equal values have the same bits in every type:
 - Text that can be read as a number, a boolean or a date has the bits of that value. So 1,
   1.0, true and "1" are all represented by the float 1.0.
 - Any other text has the bits of a hash.
-- Beyond 2^53, several integers are rounded to the same float. What was lost by rounding is
-  added to the bits, which tells these integers apart.
+- Beyond 2^53, several integers are rounded to the same float. The rounding error is added
+  to the bits, which tells these integers apart.
 
 `encode_column` and `encode_text` must both follow these rules.
 """
@@ -70,24 +70,31 @@ class Split:
     class_fractions: dict[str, float] = field(default_factory=dict)
 
     def groups(self, table: pl.DataFrame) -> Bits:
-        """Return the group of each row, as a number of 64 bits.
+        """Return the group of each row, as a 64-bit number.
 
         Rows of one group have the same number. The numbers are evenly distributed.
         """
-        total = np.zeros(len(table), np.uint64)
+        group_hashes = np.zeros(len(table), np.uint64)
         for name in self.by:
             values = get_column(table, name)
             if values.dtype.is_float():
                 values = values.fill_nan(None)
+            # The hash of the name is added, so that equal values in two columns differ.
             bits = encode_column(values) + np.uint64(hash_text(name))
+            # `scatter_bits` turns similar values into very different numbers, so that sums
+            # of different rows are hardly ever equal.
+            value_hashes = scatter_bits(bits)
             # A missing value adds nothing, so a new column without values changes no group.
-            total += np.where(values.is_null(), np.uint64(0), scatter_bits(bits))
-        return scatter_bits(total + np.uint64(hash_text(f"seed {self.seed}")))
+            group_hashes += np.where(values.is_null(), np.uint64(0), value_hashes)
+        # The seed is added before the bits are scattered, so another seed gives entirely
+        # different numbers.
+        return scatter_bits(group_hashes + np.uint64(hash_text(f"seed {self.seed}")))
 
     def positions(self, table: pl.DataFrame) -> npt.NDArray[np.float64]:
-        """Return the position of each row: the number of its group, scaled to 0 up to 1.
+        """Return the position of each row, a number from 0 to 1 that its group decides.
 
-        A row is held out if its position is below the fraction.
+        It is the number of the group, scaled. A row is held out if its position is below
+        the fraction.
         """
         # A float holds 53 bits exactly, so the lowest 11 of the 64 bits are left out.
         return np.asarray((self.groups(table) >> np.uint64(11)) * 2.0**-53)
@@ -110,8 +117,8 @@ class TimeSplit:
     `column` names the column of dates. `start` is the first date or time that is held out,
     in ISO 8601. Rows without a date are not held out.
 
-    As in `Split`, rows that are equal in the columns `by` form a group. Groups do not
-    decide here which rows are held out, but the evaluation needs them.
+    As in `Split`, rows that are equal in the columns `by` form a group. The groups do not
+    decide which rows are held out, but the evaluation needs them.
     """
 
     by: list[str]
@@ -134,11 +141,13 @@ class TimeSplit:
 
 
 def encode_column(values: pl.Series) -> Bits:
-    """Return 64 bits for each value of a column, which are the same in every type.
+    """Return 64 bits for each value of a column.
 
-    A number has the bits of a 64-bit float. A boolean counts as 1.0 or 0.0, and a date as
-    the number of its microseconds since 1970. Text is encoded by `encode_text`. If several
-    integers are rounded to the same float, their rounding errors make their bits differ.
+    A value has the same bits in every type of column: the integer 1, the float 1.0, the
+    boolean true and the text "1" have the bits of the float 1.0. A date counts as the
+    number of its microseconds since 1970. Text is encoded by `encode_text`. Several large
+    integers may be rounded to the same float, so the rounding error of each is added to its
+    bits.
 
     The bits of a missing value have no meaning.
     """
@@ -157,11 +166,12 @@ def encode_column(values: pl.Series) -> Bits:
 
 
 def _compute_rounding_errors(integers: pl.Series, floats: pl.Series) -> Bits:
-    """Return what each integer lost when it was rounded to a float; 0 up to 2^53.
+    """Return the difference between each integer and the float that it was rounded to.
 
-    For example, 2^53 + 1 is rounded to 2^53, so its error is 1. A negative error is
-    returned as the unsigned integer with the same bits. Adding it has the same result as
-    adding the negative number, because sums of 64-bit integers wrap around.
+    For example, 2^53 + 1 is rounded to 2^53, so its error is 1. Integers up to 2^53 have no
+    error. A negative error is returned as the unsigned integer with the same bits. Adding
+    it has the same result as adding the negative number, because sums of 64-bit integers
+    wrap around.
     """
     # A float may be above the largest 64-bit integer, so 128 bits are used.
     errors = integers.cast(pl.Int128) - floats.cast(pl.Int128)
@@ -180,13 +190,14 @@ def _encode_text_column(values: pl.Series) -> Bits:
 def encode_text(text: str) -> int:
     """Return the 64 bits of a text.
 
-    If the text can be read as a boolean, a number or a date, they are those that
-    `encode_column` returns for this value: "1", "1.0" and "true" have the bits of 1.0. The
-    bits of any other text are a hash.
+    Text that can be read as a boolean, a number or a date has the same bits as this value
+    has in `encode_column`: "1", "1.0" and "true" have the bits of the float 1.0. Any other
+    text has the bits of its hash.
     """
     text = DIGIT_OF_BOOLEAN.get(text.lower(), text)
 
     if re.fullmatch(INTEGER_PATTERN, text):
+        # Large integers lose digits as floats. Their rounding errors keep them apart.
         number = float(text)
         return _encode_number(number, rounding_error=int(text) - int(number))
     if re.fullmatch(NUMBER_PATTERN, text):
@@ -200,7 +211,10 @@ def encode_text(text: str) -> int:
 
 
 def _encode_number(number: float, rounding_error: int = 0) -> int:
-    """Return the 64 bits of a float, plus the rounding error of the original integer."""
+    """Return the 64 bits of a float, plus the rounding error of the original integer.
+
+    Integers up to 2^53, and numbers that are no integers, have no rounding error.
+    """
     # Adding 0.0 makes -0.0 the same as 0.0.
     bits = int(np.float64(number + 0.0).view(np.uint64))
     # Python's integers have no limit. The remainder makes the sum wrap around as it does in

@@ -67,7 +67,7 @@ from training_rows import (
 )
 from training_schema import complete_schema, read_schema, save_schema
 
-# The score on the training rows is measured on about this many of them.
+# The training score is measured on about this many of the training rows.
 SCORED_ROWS = 10_000
 
 
@@ -171,12 +171,12 @@ def train(
     inputs = prepare_inputs(prepared, settings)
     print_notes(inputs.notes)
     check_hyperparameters(
-        "training.hyperparameters", hyperparameters, fill_in_data(inputs.data)
+        "training.hyperparameters", hyperparameters, bind_build_model(inputs.data)
     )
 
     with mlflow.start_run():
         trained = train_and_log(inputs, settings, hyperparameters, search)
-    save_training(trained, inputs, settings, model)
+    save_training_results(trained, inputs, settings, model)
     write_holdout(inputs.holdout, holdout)
 
     rows, columns = inputs.data.features.shape
@@ -251,7 +251,9 @@ def prepare_inputs(prepared: Path, settings: RowSettings) -> PreparedInputs:
     schema = read_schema(prepared)
     if schema is not None:
         schema = complete_schema(schema, distinct_rows, list(features))
-    profile = describe_training_data(prepared_rows, divided.training, features, keys)
+    profile = describe_training_data(
+        prepared_rows, divided.training, list(features), keys
+    )
     return PreparedInputs(
         data=data,
         holdout=divided.holdout,
@@ -286,7 +288,10 @@ def make_training_data(
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained pipeline, the parameters of its training, and the search for them."""
+    """A trained pipeline, the parameters that it was trained with, and their search.
+
+    `search_result` is None if no hyperparameters were searched for.
+    """
 
     pipeline: Pipeline
     parameters: dict[str, Any]
@@ -320,7 +325,7 @@ def train_and_log(
         **best_hyperparameters,
     }
     mlflow.log_params(parameters)
-    mlflow.log_metrics(measure_training(pipeline, inputs, search_result))
+    mlflow.log_metrics(measure_trained_model(pipeline, inputs, search_result))
     return TrainedModel(pipeline, parameters, search_result)
 
 
@@ -339,8 +344,8 @@ def prepare_model(data: TrainingData, hyperparameters: Mapping[str, Any]) -> Pip
     """Return an untrained pipeline with these hyperparameters.
 
     For a boosting model of scikit-learn, the number of trees is chosen by cross-validation,
-    up to `max_iterations`. It is not chosen if `early_stopping` is among the
-    hyperparameters, because then the user has decided how training ends.
+    up to `max_iterations`. If `early_stopping` is among the hyperparameters, the user has
+    decided how training ends, so no number is chosen.
 
     Raises TypeError or ValueError if scikit-learn refuses a hyperparameter.
     """
@@ -356,12 +361,12 @@ def prepare_model(data: TrainingData, hyperparameters: Mapping[str, Any]) -> Pip
 
 @contextmanager
 def explain_refusal() -> Iterator[None]:
-    """Raise DataError if the model's library refuses its hyperparameters or its data.
+    """Raise DataError if the library of a model refuses hyperparameters or data.
 
     Use it as `with explain_refusal(): ...` around calls of the library. scikit-learn raises
     TypeError or ValueError, and other libraries raise classes of their own, such as
-    LightGBMError. Any other built-in error is a bug in the code. It is raised unchanged, so
-    that its traceback is seen.
+    LightGBMError. Any other built-in error is a bug in the code, and is raised unchanged,
+    so that the user sees its traceback.
     """
     try:
         yield
@@ -376,14 +381,14 @@ def explain_refusal() -> Iterator[None]:
         raise DataError(f"The model cannot be trained: {error}") from None
 
 
-def measure_training(
+def measure_trained_model(
     pipeline: Pipeline, inputs: PreparedInputs, search_result: SearchResult | None
 ) -> dict[str, float]:
-    """Return the metrics of a training that are logged to MLflow, by their names.
+    """Return the metrics of a trained model that are logged to MLflow, by their names.
 
-    They are the numbers of rows and features, the score on the training rows (accuracy or
-    R²), the number of trees, and the metric of the search. Scoring all training rows may
-    take as long as the fit, so about SCORED_ROWS of them are used.
+    The metrics are the numbers of rows and features, the score on the training rows
+    (accuracy or R²), the number of trees, and the metric of the search. Scoring all
+    training rows may take as long as the fit, so only about SCORED_ROWS rows are scored.
 
     Raises DataError if the model cannot predict these rows.
     """
@@ -408,8 +413,8 @@ def measure_training(
 # The search
 
 
-def fill_in_data(data: TrainingData) -> BuildFunction:
-    """Return `build_model` as a function that takes only hyperparameters."""
+def bind_build_model(data: TrainingData) -> BuildFunction:
+    """Return `build_model` with the data filled in: a function of hyperparameters only."""
     return partial(build_model, data.features, data.task, data.seed)
 
 
@@ -422,12 +427,13 @@ def search_hyperparameters(
     take a name in the search space, if the library of the model refuses the first try, or
     if the metric is not defined for these rows.
     """
-    # Only the names are checked here, so any value of each will do.
+    # Only the names are checked here, so one value of each hyperparameter is enough.
     example_values = {
         name: values[0] if isinstance(values, list) else values["low"]
         for name, values in search.space.items()
     }
-    check_hyperparameters("training.search.space", example_values, fill_in_data(data))
+    build = bind_build_model(data)
+    check_hyperparameters("training.search.space", example_values, build)
 
     # Tries of an earlier search with the same fingerprint are reused.
     fingerprint = compute_fingerprint(
@@ -473,14 +479,15 @@ def measure_hyperparameters(
 # The files
 
 
-def save_training(
+def save_training_results(
     trained: TrainedModel, inputs: PreparedInputs, settings: RowSettings, folder: Path
 ) -> None:
-    """Save everything that later steps need of a training, in the folder of the model.
+    """Save everything that later steps need in the folder of the model.
 
-    This is the model with its description, a baseline that is fitted here, the search, the
+    These are the model with its description, a baseline, the tries of the search, the
     schema, and the profile: the distributions of the training rows, and of the model's
-    predictions for the held-out rows.
+    predictions for the held-out rows. The baseline, a model without features, is fitted
+    here.
     """
     data = inputs.data
     baseline = fit_baseline(data.target, data.task, inputs.dates)

@@ -19,11 +19,11 @@ from training_rows import (
     name_groups,
 )
 
-# With fewer held-out groups, the step `evaluate` does not compare models.
+# If fewer groups of rows are held out, the step `evaluate` does not compare models.
 FEWEST_HELD_OUT = 30
 # In a smaller table, even measurements may differ in all rows by chance.
 FEWEST_NUMBERED_ROWS = 30
-# With fewer rows per class than this on average, the metrics are unreliable.
+# If there are fewer rows per class on average, the metrics are unreliable.
 FEWEST_ROWS_PER_CLASS = 10
 # A note names at most this many classes.
 SHOWN_CLASSES = 5
@@ -38,14 +38,16 @@ def note_holdout(
     split: Split | TimeSplit,
     settings: RowSettings,
 ) -> list[str]:
-    """Return notes on held-out rows that are few, or that lack classes or dates.
+    """Return notes on held-out rows that are few, or that lack dates or some classes.
 
     `table` has all rows, which `split` has divided.
     """
     notes = _note_few_groups(divided.holdout, split, settings)
+    has_few_groups = bool(notes)
     if isinstance(split, TimeSplit):
         notes += _note_rows_without_date(table, split.column)
-    elif not notes:
+    elif not has_few_groups:
+        # Few groups explain an unexpected share, so one of the two notes is enough.
         notes += _note_unexpected_share(table, divided.holdout, split, settings)
     if settings.task == "classification":
         training_classes = get_column(divided.training, settings.target).unique()
@@ -81,19 +83,20 @@ def _note_few_groups(
 def _note_unexpected_share(
     table: pl.DataFrame, holdout: pl.DataFrame, split: Split, settings: RowSettings
 ) -> list[str]:
-    """Return a note if the share of held-out rows differs much from training.test_fraction.
+    """Return a note if the share of held-out rows is far from training.test_fraction.
 
-    It differs much if the difference is more than a quarter of training.test_fraction. This
-    happens if there are few groups, or some large ones.
+    It is far if the difference is more than a quarter of training.test_fraction. This
+    happens if there are few groups, or some large groups.
     """
     share = len(holdout) / len(table)
-    if abs(share - split.fraction) <= split.fraction / 4:
+    is_share_close = abs(share - split.fraction) <= split.fraction / 4
+    if is_share_close:
         return []
     groups = count_groups(table, split)
     note = (
         f"{share:.0%} of the rows are held out instead of {split.fraction:.0%}: there are"
-        f" only {groups} {name_groups(settings.keys, settings.group)} in {len(table)} rows,"
-        " and rows that are equal in this respect stay together."
+        f" {groups} {name_groups(settings.keys, settings.group)} in {len(table)} rows, and"
+        " the rows of each of these groups are held out together."
     )
     return [note]
 
@@ -114,8 +117,8 @@ def _note_new_classes(
     if not new_classes:
         return []
     note = (
-        f"number of classes that occur only in held-out rows: {len(new_classes)}"
-        f" ({_list_first(new_classes)}). The model cannot predict them."
+        "some classes occur only in held-out rows, so the model cannot predict them:"
+        f" {_list_first(new_classes)}."
     )
     return [note]
 
@@ -128,16 +131,20 @@ def _note_absent_classes(
     if not absent_classes:
         return []
     note = (
-        f"number of classes that do not occur in held-out rows: {len(absent_classes)}"
-        f" ({_list_first(absent_classes)}). The metrics say nothing about them."
+        "some classes do not occur in held-out rows, so the metrics say nothing about them:"
+        f" {_list_first(absent_classes)}."
     )
     return [note]
 
 
 def _list_first(classes: Sequence[object]) -> str:
-    """Return the first SHOWN_CLASSES classes as text, such as "a, b, …"."""
+    """Return classes as text, such as "a, b, c, d, e and 3 more".
+
+    The first SHOWN_CLASSES classes are listed.
+    """
     shown = ", ".join(str(label) for label in classes[:SHOWN_CLASSES])
-    return f"{shown}, …" if len(classes) > SHOWN_CLASSES else shown
+    more = len(classes) - SHOWN_CLASSES
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 # The columns
@@ -153,9 +160,12 @@ def note_columns(
     if settings.task == "classification":
         notes += note_many_classes(table, settings.target)
 
+    # By default, rows are held out at random. If training.holdout is "random", the user has
+    # chosen this, and needs no note about dates.
+    has_user_chosen_random = settings.holdout_by == "random"
     if isinstance(split, TimeSplit):
         notes += _note_group_and_dates(settings)
-    elif settings.holdout_by != "random":
+    elif not has_user_chosen_random:
         notes += note_dates(table, features, settings.test_fraction)
     return notes
 
@@ -201,9 +211,9 @@ def _note_group_and_dates(settings: RowSettings) -> list[str]:
     if settings.group is None:
         return []
     note = (
-        "training.holdout holds out rows by date, and data.group does not change that: of"
-        f" the rows with the same '{settings.group}', some may be trained on and others"
-        " held out."
+        "training.holdout holds out rows by date, and data.group does not change that: some"
+        f" rows with the same '{settings.group}' may be trained on while others are held"
+        " out."
     )
     return [note]
 
@@ -229,11 +239,11 @@ def note_dates(
         _format_holdout(name, start) for name, start in start_by_column.items()
     )
     note = (
-        f"there are dates in {columns}, and rows are held out at random. If you will"
-        " predict rows that are later than all training rows, the metrics are too good. In"
-        " this case, hold out the latest rows: set training.holdout in settings.yml to"
-        f" {holdouts}, with the date on which a row became known. Otherwise, set it to"
-        " random, which hides this note."
+        f"there are dates in {columns}, and rows are held out at random. If the model will"
+        " predict rows that are later than all training rows, the metrics are too"
+        " optimistic. In that case, hold out the latest rows: set training.holdout in"
+        f" settings.yml to {holdouts}. The column should hold the date on which a row"
+        " became known. Otherwise, set training.holdout to random, which hides this note."
     )
     return [note]
 

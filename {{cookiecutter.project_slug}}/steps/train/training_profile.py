@@ -30,8 +30,8 @@ ROWS_FOR_EDGES = 100_000
 MOST_CATEGORIES = 10_000
 # The model predicts about this many of the held-out rows.
 PREDICTED_ROWS = 10_000
-# If there are more classes, the profile has only the probabilities of the most probable
-# ones, up to this many.
+# If there are more classes, the profile has only the probabilities of this many classes,
+# the most probable ones.
 MOST_CLASSES = 30
 # Smaller differences in a probability mean little, and its last digits depend on the
 # processor. If all digits were kept, equal rows could fall into different bins.
@@ -48,20 +48,20 @@ ColumnProfile = dict[str, Any]
 def describe_training_data(
     prepared_rows: pl.DataFrame,
     training: pl.DataFrame,
-    features: pd.DataFrame,
+    feature_names: Sequence[str],
     keys: Sequence[str],
 ) -> Profile:
     """Return the profile of the features in the rows that a model is trained on.
 
-    `training` has the training rows with all columns, and `features` the same rows with the
-    features only. Features without any value are left out, because new values cannot be
-    compared with them.
+    `training` has the training rows. Features without any value in these rows are left out,
+    because new values cannot be compared with them.
 
-    The profile also has the number of prepared rows that repeat an earlier row in the keys
-    or, without keys, in all features. `prepared_rows` has all rows, held out or not.
+    `prepared_rows` has all rows, also the held-out ones, and serves only to count repeated
+    rows: those that have the same keys as an earlier row or, without keys, the same values
+    in all features.
     """
     column_profiles = {}
-    for name in features:
+    for name in feature_names:
         column_profile = profile_column(get_column(training, name))
         if column_profile["missing"] < len(training):
             column_profiles[name] = column_profile
@@ -71,13 +71,16 @@ def describe_training_data(
         "repeats": {
             "keys": list(keys),
             "rows": len(prepared_rows),
-            "repeated": count_repeats(prepared_rows, keys or list(features)),
+            "repeated": count_repeats(prepared_rows, keys or feature_names),
         },
     }
 
 
 def count_repeats(table: pl.DataFrame, columns: Sequence[str]) -> int:
-    """Return how many rows repeat an earlier row in these columns: 1 for a pair."""
+    """Return how many rows have the same values in `columns` as an earlier row.
+
+    For example, two equal rows count as one repeated row.
+    """
     # `select` would read a name such as `^a$` as a pattern, but `cs.by_name` does not.
     # Counting distinct hashes needs less memory than counting distinct rows.
     hashes = table.select(cs.by_name(*columns)).hash_rows()
@@ -118,9 +121,9 @@ def profile_dates(dates: pl.Series) -> ColumnProfile:
 def profile_categories(texts: pl.Series) -> ColumnProfile:
     """Count the rows of each frequent category, and group the rarer categories into bins.
 
-    A category is frequent if it has at least 1/BINS of the rows. The rarer ones are sorted
-    alphabetically, and divided into bins of about as many rows each. Since a bin is a range
-    of the alphabet, a new category belongs to one of the bins, too.
+    A category is frequent if it has at least 1/BINS of the rows. The rarer categories are
+    sorted alphabetically, and divided into bins with about 1/BINS of the rows each. Since a
+    bin is a range of the alphabet, a category that is new also falls into one of the bins.
 
     `seen` holds the number of rows of every category. It is None if there are more than
     MOST_CATEGORIES.
@@ -150,9 +153,10 @@ def group_rare_texts(
     `rare` has the column `text`, in alphabetical order, and the column `rows`: how many
     rows of the data have this text.
 
-    Returns the edges and the counts of the bins. The edges are the last texts of all bins
-    but the last one, and the counts are their numbers of rows. For example, if a, b, c and
-    d have 2 rows each, and a bin has 4, the edges are ["b"] and the counts [4, 4].
+    Returns the edges and the counts of the bins. There is a count for each bin: its number
+    of rows. There is an edge for each bin but the last one: its last text. For example, if
+    a, b, c and d have 2 rows each, and `rows_per_bin` is 4, the edges are ["b"], and the
+    counts are [4, 4].
     """
     # The bin of a text depends on the number of rows that come before it.
     rows_before = rare["rows"].cum_sum() - rare["rows"]
@@ -186,11 +190,11 @@ def profile_numbers(numbers: pl.Series) -> ColumnProfile:
 
 
 def choose_edges(numbers: pl.Series) -> list[float]:
-    """Return the edges between at most BINS bins, with about as many numbers in each bin.
+    """Return the edges that divide numbers into at most BINS bins of about equal size.
 
-    An edge belongs to the bin below it. The last bin has no upper edge, so there is one
-    edge fewer than there are bins. If there are at most BINS distinct numbers, each has its
-    own bin: the numbers 1, 2 and 5 have the edges 1 and 2.
+    A number that equals an edge is in the bin below the edge. The last bin has no upper
+    edge, so there is one edge fewer than there are bins. If there are at most BINS distinct
+    numbers, each has its own bin: the numbers 1, 2 and 5 have the edges 1 and 2.
 
     If there are more than ROWS_FOR_EDGES numbers, a sample of them is used.
     """
@@ -210,9 +214,9 @@ def describe_predictions(
 ) -> Profile:
     """Return the profile of the predictions of a model for a sample of held-out rows.
 
-    It has the distribution of the predictions and, for a classification, the distributions
-    of the classes' probabilities. `features` are the features of the training rows. The
-    held-out rows are converted to the same types.
+    The profile has the distribution of the predictions and, for a classification, those of
+    the classes' probabilities. `features` are the features of the training rows. The
+    held-out rows are converted to the types of these features.
     """
     sample = held_out.gather_every(math.ceil(len(held_out) / PREDICTED_ROWS))
     columns = {
@@ -237,9 +241,10 @@ def describe_probabilities(
 ) -> dict[str, ColumnProfile]:
     """Return the profiles of the predicted probabilities of the classes.
 
-    The keys are the names of columns in the predictions, such as "probability_Adelie". Of
-    two classes, only the second has a profile, because the probability of the first
-    follows from it. Of more than MOST_CLASSES, the most probable ones have a profile.
+    The keys are the names of columns in the predictions, such as "probability_Adelie". If
+    there are two classes, only the second one has a profile, because the probability of the
+    first class follows from it. If there are more than MOST_CLASSES classes, only the
+    MOST_CLASSES classes with the highest mean probability have one.
 
     Returns an empty dictionary if the model does not predict probabilities.
     """

@@ -32,7 +32,8 @@ class RowSettings:
     seed: int = 42
     #: The share of the rows to hold out at random.
     test_fraction: float = 0.2
-    #: The column of dates and the first date to hold out. They replace the share.
+    #: The column of dates and the first date to hold out. If they are set, `test_fraction`
+    #: is not used.
     holdout_column: str | None = None
     holdout_from: str | None = None
     #: "random" if the user has chosen to hold out rows at random although they have dates.
@@ -70,10 +71,11 @@ def read_training_table(
 def _check_column_names(
     table: pl.DataFrame, keys: Sequence[str], prediction_columns: set[str]
 ) -> None:
-    """Raise DataError if a column has a name that the step `score` will use itself.
+    """Raise DataError if the predictions would have two columns of the same name.
 
-    That step writes the keys and the `prediction_columns` into one table, so their names
-    must differ. Without keys, it writes the column ROW with the numbers of the rows.
+    The step `score` writes the keys and the `prediction_columns` into one table, so their
+    names must differ. Without keys, it numbers the rows in the column ROW, so the data must
+    not have a column of this name.
     """
     for key in keys:
         if key in prediction_columns:
@@ -83,8 +85,9 @@ def _check_column_names(
             )
     if not keys and ROW in table.columns:
         raise DataError(
-            f"The column '{ROW}' has the name of the row numbers in the predictions. List"
-            " it under data.keys or data.ignore in settings.yml."
+            f"The column '{ROW}' has the name of the row numbers in the predictions, so it"
+            " cannot be a feature. Rename it, or list it under data.keys or data.ignore in"
+            " settings.yml."
         )
 
 
@@ -125,10 +128,10 @@ def _prepare_numbers(values: pl.Series, name: str) -> pl.Series:
     if not is_number:
         raise DataError(
             f"A regression needs numbers, but the target '{name}' holds"
-            f" {str(values[0])!r}. If this is a number in a local format, a note of the"
-            " step prep names the setting to change. Otherwise, convert the target to"
-            " numbers, choose another target, or set task to classification in"
-            " settings.yml. Then run the whole pipeline again: it reuses unchanged steps."
+            f" {str(values[0])!r}. If this is a number in a local format, such as 1.234,5,"
+            " see the note that the step prep has printed: it names the setting to change."
+            " Otherwise, convert the target to numbers, choose another target, or set task"
+            " to classification in settings.yml. Then run the pipeline again."
         )
     values = values.cast(NUMBER)
     if not values.is_finite().all():
@@ -166,10 +169,12 @@ def drop_repeated_rows(
 ) -> tuple[pl.DataFrame, list[str]]:
     """Return the table with each record only once, and notes on repeated rows.
 
-    If two rows are equal in every column, keys included, the second one is dropped: the
-    record was probably delivered twice. But nothing is dropped if the keys do not identify
-    records. This is so if two different rows have the same keys, or if fewer than half of
-    the rows would remain. Without keys, nothing is dropped either.
+    If the keys identify records, two rows that are equal in every column are the same
+    record, which was probably delivered twice. So the second row is dropped.
+
+    Without keys, nothing is dropped. Neither is anything dropped if the keys do not
+    identify records: if different rows have the same keys, or if fewer than half of the
+    rows would remain, because so many repeats are hardly mistakes.
     """
     if not keys:
         return table, []
@@ -185,7 +190,7 @@ def drop_repeated_rows(
         note = (
             f"the keys ({', '.join(keys)}) do not identify rows: {rows} rows have only"
             f" {distinct_keys} different keys. Unless data.group is set, rows with the same"
-            " keys are trained on or held out together."
+            " keys stay together: all of them are trained on, or all are held out."
         )
         return table, [note]
 
@@ -222,8 +227,10 @@ def choose_split(table: pl.DataFrame, settings: RowSettings) -> Split | TimeSpli
 def _choose_group_columns(table: pl.DataFrame, settings: RowSettings) -> list[str]:
     """Return the columns that define the groups: rows that are equal in them stay together.
 
-    They are the column that data.group names, or else the keys, or else all columns except
-    the target. Raises DataError if the column that data.group names does not exist.
+    The groups are defined by the column that data.group names. Without data.group, they are
+    defined by the keys, and without keys, by all columns except the target.
+
+    Raises DataError if the column that data.group names does not exist.
     """
     group = settings.group
     if group is not None:
@@ -267,11 +274,13 @@ def _suggest_similar_name(name: str, columns: Sequence[str]) -> str:
 
 
 def divide_rare_classes(split: Split, table: pl.DataFrame, target: str) -> Split:
-    """Return the rule, changed so that each class has training rows and held-out rows.
+    """Return the split, changed so that each class has training rows and held-out rows.
 
-    `split` may hold out all groups of a rare class, or none of them. For such a class, the
-    returned rule has another fraction, by which all groups but one are held out, or just
-    one group. A class with a single group cannot be divided, so nothing changes for it.
+    Rows that are held out together form a group. `split` gives each group a position from 0
+    to 1, and holds it out if the position is below its fraction. If all groups of a rare
+    class are held out, or none of them, the class gets a fraction of its own, which moves
+    one group to the other side. A class with a single group cannot be divided, so nothing
+    changes for it.
 
     If the rows of a group are of several classes, `split` is returned unchanged, because
     different fractions for the classes would divide the group.
@@ -294,13 +303,13 @@ def divide_rare_classes(split: Split, table: pl.DataFrame, target: str) -> Split
 
 
 def _choose_class_fraction(positions: Sequence[float], fraction: float) -> float:
-    """Return the fraction by which a class is held out, so that it is on both sides.
+    """Return a fraction that holds out some groups of a class, but not all of them.
 
     `positions` has the position of each group of the class, in ascending order. A group is
     held out if its position is below the fraction. For example, the fraction 0.2 would hold
-    out none of the groups at 0.3, 0.5 and 0.9. The fraction 0.4 holds out the first one.
+    out none of the groups at 0.3, 0.5 and 0.9. The fraction 0.4 holds out the first group.
 
-    Returns `fraction` itself if the class is on both sides with it, or if there is only one
+    Returns `fraction` itself if it already divides the groups, or if there is only one
     group.
     """
     if len(positions) < 2:
