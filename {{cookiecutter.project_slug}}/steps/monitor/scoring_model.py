@@ -132,8 +132,7 @@ def _explain_failed_download(
     """
     # For missing files, MLflow raises an OSError or, with the same error code as for a
     # missing version, an exception with this text.
-    are_files_gone = isinstance(error, OSError) or "No such artifact" in str(error)
-    if are_files_gone:
+    if isinstance(error, OSError) or "No such artifact" in str(error):
         return (
             f"The model {name}, version {version}, cannot be loaded: its files are gone."
             " Train again with --set register=always, or choose another version with"
