@@ -543,7 +543,7 @@ REFUSED: dict[str, tuple[File | dict[str, File], dict[str, Any], str]] = {
     "two in a zip": (
         {"a.zip": zip_csv_files(a="a\n1\n", b="a\n")},
         {},
-        "holds 2 CSV files, but an archive may hold only one: unpack it",
+        "holds 2 CSV files, but an archive may hold only one: unpack the archive",
     ),
     "a web page": ({"b.csv": "<!DOCTYPE html>\n"}, {}, "b.csv is a web page"),
     "a pointer": (

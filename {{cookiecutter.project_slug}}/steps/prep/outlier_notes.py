@@ -181,13 +181,13 @@ def find_outliers(
 def _read_extremes(
     table: pl.LazyFrame, ends: Sequence[ColumnEnd], names: Sequence[str]
 ) -> dict[ColumnEnd, list[float]]:
-    """Return the MAX_OUTLIERS + 1 most extreme numbers at each of the ends of columns.
+    """Return the most extreme numbers at each of the `ends`, in one pass over the rows.
 
-    The numbers of each end begin with the most extreme one. For example, they are
-    [9e9, 812, 790, 777] for the largest numbers of a column. `names` are the names of all
-    columns of the table. All numbers are read in one pass over the rows.
+    An end is the side of a column with its smallest or its largest numbers. The numbers
+    begin with the most extreme one, such as [9e9, 812, 790, 777] for the largest numbers.
+    `names` are the names of all columns of the table.
     """
-    # The last of these numbers is needed to measure the gap behind the others.
+    # One more number is needed to measure the gap behind the last outlier.
     number_count = MAX_OUTLIERS + 1
     aggregations = []
     for i, end in enumerate(ends):

@@ -28,6 +28,7 @@ def add_partition_columns(sources: list[Source], options: ReadOptions) -> None:
     keeps its own values, and a note says so.
     """
     partitions_by_source = [_read_partitions(source.name) for source in sources]
+    # A dictionary keeps each name once, in the order of the files.
     names = dict.fromkeys(
         name for partitions in partitions_by_source for name in partitions
     )

@@ -119,9 +119,10 @@ def prepare(
     """Write `raw` as Parquet parts into the folder `prepared`, and return a report.
 
     - With a `target`, rows without a value in it are left out.
-    - With neither a target nor `keys`, a column `row` with the number of each row is added
-      in front.
+    - `keys` are columns that identify a row. With neither keys nor a target, a column `row`
+      with the number of each row is added in front.
     - Columns in `ignore` are left out.
+    - A part has at most `rows_per_part` rows.
     - `text_format` says how the text of CSV files is written.
     - `group` is prepared like a feature. The report only records its role, because the
       train step keeps rows with equal values in this column together.
@@ -214,10 +215,10 @@ def _write_and_report(
 
 
 def describe_results(results: Sequence[CheckResult]) -> dict[str, Any]:
-    """Return the part of the report on the rules of `data.expect`.
+    """Return what the report says on the rules of `data.expect`.
 
-    These are a sentence on each rule that is violated, and the number of rows that break
-    each rule.
+    `violations` has a sentence on each violated rule, and `broken_rows_by_rule` the number
+    of rows that break each rule.
     """
     return {
         "violations": [result.violation for result in results if result.violation],
@@ -376,7 +377,9 @@ def parse_arguments() -> argparse.Namespace:
         "--model-name",
         help="registered model to score with, whose schema says how to read the data",
     )
-    parser.add_argument("--model-version", default="latest", help="a number or latest")
+    parser.add_argument(
+        "--model-version", default="latest", help='number of the version, or "latest"'
+    )
     return parser.parse_args()
 
 

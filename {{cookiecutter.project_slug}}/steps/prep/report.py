@@ -363,10 +363,10 @@ def _correct_distinct(column_statistics: dict[str, Any], row_count: int) -> None
 def _count_distinct_texts(
     table: pl.LazyFrame, position_by_name: dict[str, int], row_count: int
 ) -> dict[str, int]:
-    """Count the distinct values of each column of text. A missing value counts as one.
+    """Count the distinct values of each column of text.
 
-    `position_by_name` has the position of each such column, and `row_count` is the number
-    of rows.
+    A missing value counts as one of the values. `position_by_name` has the position of each
+    column of text in the table, and `row_count` is the number of rows.
     """
     names = list(position_by_name)
     # With many rows, few columns are counted in one pass, so that the values fit in memory.
@@ -601,7 +601,7 @@ def _escape(value: object) -> str:
 
 
 def _keep_on_one_line(value: object) -> str:
-    """Return a number or a date in HTML that the browser does not break at a hyphen."""
+    """Return a number or a date in HTML, so that no browser breaks it at a hyphen."""
     return f'<span class="whole">{html.escape(str(value))}</span>'
 
 

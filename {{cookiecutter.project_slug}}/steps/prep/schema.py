@@ -91,8 +91,8 @@ def build_training_schema(
 def hash_prep_code() -> str:
     """Return a fingerprint of the Python files of the step prep.
 
-    By this fingerprint, the evaluate step finds out whether two models were trained on data
-    that the same code prepared.
+    The evaluate step compares the fingerprints of two models to find out whether the same
+    code prepared their training data.
     """
     digest = sha256()
     for file in sorted(Path(__file__).parent.glob("*.py")):

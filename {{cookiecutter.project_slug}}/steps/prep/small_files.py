@@ -119,11 +119,10 @@ def _infer_columns_by_file(
 
     `all_rows` are the stacked rows of the files. Returns a list for each file, in their
     order, with the file's inferred columns.
-
-    A fit is the first parser that accepts all values of a column, with the counts of these
-    values.
     """
     parsers = list_column_parsers(batch.header, options)
+    # A fit is the first parser that accepts all values of a column in a file, with the
+    # counts of these values.
     fits_by_file = find_fits(all_rows, parsers)
     fits_of_empty_file = list_fits_of_empty_file(parsers)
     texts = [pl.col(name) for name in batch.column_names]

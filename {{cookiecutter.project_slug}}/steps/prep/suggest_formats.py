@@ -102,7 +102,8 @@ def find_fitting_formats(
     if values.is_empty():
         return []
     half = len(values) / 2
-    # This pattern finds text that is surely no number or date, without trying any format.
+    # Other text is neither a number, a boolean nor a date in any format. Finding this out by
+    # a pattern is faster than trying all formats.
     may_be_number_or_date = values.str.contains(POSSIBLE_PATTERN)
     if may_be_number_or_date.sum() < half:
         return []

@@ -55,6 +55,7 @@ def find_layout(first_lines: list[str]) -> Layout | None:
             tables.append(layout)
     if not tables:
         return None
+    # The fewest skipped lines come first, and then the most columns.
     return min(tables, key=lambda layout: (layout.skipped_lines, -layout.column_count))
 
 
@@ -92,9 +93,10 @@ def are_decimal_commas(lines: list[str]) -> bool:
 
 
 def suggest_header(names: list[str]) -> str:
-    """Advise to write a line of names if the names in a file's first line look like values.
+    """Return a sentence that suggests a line of names if the first line seems to be data.
 
-    Returns "" if they look like names.
+    `names` are the names of the columns, which come from the first line. Returns "" if they
+    look like names.
     """
     if not _has_value(names) and not _are_unsorted_integers(names):
         return ""

@@ -66,7 +66,7 @@ def explain_undecodable(path: Path, name: str) -> str:
                 " settings.yml."
             )
         if zero_bytes > 0:
-            # Text in encodings other than UTF-16 has no zero bytes.
+            # Text has no zero bytes, except in UTF-16 and UTF-32.
             return not_csv
         file.seek(0)
         return _explain_undecodable_line(file, name)

@@ -97,8 +97,10 @@ def _describe_doubtful_text(
     """Return the text of a note if most values of a column of text may be numbers or dates.
 
     `text` is the text of the column, with null for missing values, and `first_values` holds
-    the first values of this text. Returns None if most values are neither numbers nor
-    dates, or if all of them are one or the other.
+    the first values of this text. Returns None in these cases:
+
+    - The column seems to be text on purpose, such as names or codes.
+    - Each value is a number or a date, but the column mixes them.
     """
     numbered_rows = source.frame.select(text=text).with_row_index("row")
     filled_rows = numbered_rows.drop_nulls("text")
@@ -106,11 +108,10 @@ def _describe_doubtful_text(
     unambiguous_date_types = find_unambiguous_date_types(sample)
     formats = find_fitting_formats(sample, text_format, unambiguous_date_types)
     if not formats:
-        # No format reads most of the values as numbers or dates.
         return None
     misfits = _find_misfits(filled_rows, text_format, unambiguous_date_types, file)
     if misfits is None:
-        # The column mixes numbers and dates, so no single value is wrong.
+        # No single value is wrong.
         return None
 
     first_misfit = f"'{misfits.first_value}' in line {misfits.line} of {source.name}"
@@ -201,10 +202,13 @@ def _describe_doubtful_number(
 ) -> str | None:
     """Return the text of a note if the numbers of a column may have been misread.
 
-    There are two cases: times of day were read as seconds, or the numbers are like 1.234, in
-    which the point may separate thousands. Otherwise returns None. `text` is the text of
-    the column, with null for missing values, and `first_values` holds the first values of
-    this text.
+    There are two cases:
+
+    - Times of day were read as numbers of seconds.
+    - All numbers are like 1.234, in which the point may separate thousands.
+
+    Otherwise returns None. `text` is the text of the column, with null for missing values,
+    and `first_values` holds the first values of this text.
     """
     if first_values.is_empty():
         return None

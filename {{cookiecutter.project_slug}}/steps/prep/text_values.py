@@ -156,8 +156,9 @@ def null_if_missing(
 ) -> pl.Expr:
     """Replace empty text and markers for missing values, such as NA, with null.
 
-    `stripped` is the text without spaces around it. In a column of text, the markers that
-    settings.yml lists under `data.not_missing` are values, and are kept.
+    `stripped` is the text without spaces around it. If `is_text_column` is True, the values
+    of the column are text. Then the markers that settings.yml lists under
+    `data.not_missing` are values, and are kept.
     """
     markers = {*MISSING_MARKERS, *text_format.missing}
     if is_text_column:

@@ -55,17 +55,21 @@ def open_decompressed(path: Path) -> IO[bytes]:
 
 
 def _open_zipped(path: Path) -> IO[bytes]:
-    """Open the CSV file in a zip archive. Raises DataError unless there is exactly one."""
+    """Open the CSV file in a zip archive.
+
+    Raises DataError if the archive holds no CSV file, or more than one.
+    """
     archive = zipfile.ZipFile(path)
     csv_files = [name for name in archive.namelist() if _is_visible_csv(name)]
     if not csv_files:
         raise DataError(
-            f"{path.name} holds no CSV file: put one into the archive, or remove it."
+            f"{path.name} holds no CSV file: put a CSV file into the archive, or remove the"
+            " archive."
         )
     if len(csv_files) > 1:
         raise DataError(
             f"{path.name} holds {len(csv_files)} CSV files, but an archive may hold only"
-            " one: unpack it."
+            " one: unpack the archive."
         )
     return archive.open(csv_files[0])
 

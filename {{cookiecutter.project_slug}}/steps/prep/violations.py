@@ -77,11 +77,11 @@ def _name_hashes(check_number: int) -> list[str]:
 
 
 def aggregate_broken_rows(checks: Sequence[Check]) -> list[pl.Expr]:
-    """Return expressions that find out for each file which of its rows break the rules.
+    """Return expressions that summarize for each file which of its rows break the rules.
 
-    For each check, they count the rows that break its rule, and find the first of these
-    rows. For the rules `min` and `max`, they also find the smallest or the largest value of
-    the column. `evaluate_checks` reads the results.
+    For each check, the expressions count the rows that break its rule, and find the first
+    of these rows. For the rules `min` and `max`, they also find the smallest or the largest
+    value of the column. `evaluate_checks` reads the results.
     """
     aggregations = []
     for check_number, check in enumerate(checks):
@@ -262,8 +262,8 @@ def _describe_broken_bound(
 ) -> str:
     """Return a sentence on a violated `min` or `max` rule.
 
-    `value` is the first value that breaks the rule, and `place` is where it is, such as
-    "line 7 of a.csv". `rows` says how many rows there are, such as "3 of 40 rows".
+    `value` is the first value that breaks the rule, and `place` is its place, such as "line
+    7 of a.csv". `rows` says how many rows break the rule, such as "3 of 40 rows".
     """
     if check.rule == "min":
         relation = "below the minimum"
@@ -283,7 +283,7 @@ def _describe_broken_bound(
 
 
 def _list_values(values: Sequence[str | int]) -> str:
-    """Write the first values of a rule as settings.yml has them, such as "free, pro"."""
+    """Return the first values of a rule as settings.yml spells them, such as "free, pro"."""
     spellings = []
     for value in values[:SHOWN_VALUES]:
         # YAML writes booleans in lower case.

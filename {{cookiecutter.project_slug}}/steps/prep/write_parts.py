@@ -96,7 +96,7 @@ class PartWriter:
                 sources, typed.types, self.scratch, with_row_numbers=len(checks) > 0
             )
 
-        # Nothing is read yet: polars only plans the outputs.
+        # Until `_write_in_one_pass`, polars only plans the outputs.
         if self.roles.target:
             table = self._select_training_rows(rows, self.roles.target, typed.types)
         else:
@@ -294,7 +294,7 @@ def _delete_parts(folder: Path) -> None:
 
 
 def _is_infinite(name: str, dtype: pl.DataType) -> pl.Expr:
-    """Return whether each value of a column is an infinite number.
+    """Return an expression for whether each value of a column is an infinite number.
 
     `dtype` is the type of the column. Only floats can be infinite.
     """
