@@ -46,7 +46,7 @@ def open_parquet(path: Path, name: str, options: ReadOptions) -> Source:
         frame = _scan(path)
         source = Source(name, frame, {})
         _add_columns(source, path, options)
-        _count_values_and_markers(source)
+        _set_marker_counts_and_types(source)
     except pl.exceptions.DuplicateError:
         raise DataError(
             f"{name} has several columns named '{_find_repeated_name(path)}': rename all"
@@ -185,11 +185,11 @@ def _create_column(
     return column
 
 
-def _count_values_and_markers(source: Source) -> None:
-    """Count the values and the markers in each column.
+def _set_marker_counts_and_types(source: Source) -> None:
+    """Set the `marker_count` of each column, and the type of columns without values to None.
 
-    A marker is text such as NA that usually stands for a missing value. This sets the
-    `marker_count` of each column, and the type of columns without values to None.
+    A marker is text such as NA that usually stands for a missing value. In Parquet files,
+    markers are values, and the report notes them.
     """
     columns = list(source.columns.values())
     if not columns:
@@ -282,7 +282,7 @@ def _convert_dates(
     """Convert a text column to dates or times if all of its values are dates or times.
 
     Otherwise, returns the column as it is. Markers for missing values, such as NA, are
-    values in Parquet files, so a column that contains one stays text.
+    values in Parquet files, so a column with a marker stays text.
     """
     texts = frame.select(text=column.values).drop_nulls().head(SAMPLED_VALUES)
     sample = texts.collect(engine="streaming").to_series()

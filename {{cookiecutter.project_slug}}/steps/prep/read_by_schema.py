@@ -465,7 +465,7 @@ def _find_missing_features(
             continue
         first_file = files_without_column[0]
         if len(files_without_column) == len(sources):
-            # One file stands for all, because the message may list its columns.
+            # The message is about the first file, because it may list the columns of a file.
             problem = (
                 f"{first_file.name} has no column '{name}', which the model needs."
             )

@@ -42,8 +42,8 @@ TYPE_NAMES: dict[pl.DataType, str] = {
 FILE = "\0file"
 ROW_NUMBER = "\0row"
 
-# The types whose values can be converted to each type that a model's schema may expect,
-# that type itself first. Nothing can be converted to text, because the spelling that the
+# For each type that a model's schema may expect, the types whose values can be converted to
+# it. The expected type itself comes first. Nothing can be converted to text, because the spelling that the
 # training data had would be lost.
 READABLE_TYPES: dict[pl.DataType, tuple[pl.DataType, ...]] = {
     INTEGER: (INTEGER, NUMBER, BOOLEAN),

@@ -234,8 +234,8 @@ def _list_units(values: pl.Series, text_format: TextFormat) -> list[tuple[str, .
 def _list_negatives(values: pl.Series, text_format: TextFormat) -> list[str]:
     """Return the values of the setting `negative` to try.
 
-    The value in settings.yml comes first. The others are those by whose pattern a value of
-    the column is a negative number, such as "parentheses" for (1.50).
+    The value in settings.yml comes first. The others are the ways of writing negative
+    numbers that occur in the column, such as "parentheses" for (1.50).
     """
     negatives = [text_format.negative]
     for negative, pattern in NEGATIVE_PATTERNS.items():
