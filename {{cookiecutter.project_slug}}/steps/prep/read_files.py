@@ -30,8 +30,8 @@ from sources import ColumnRoles, DataError, Note, Source
 from text_encoding import check_encoding, detect_unicode, explain_undecodable
 from text_notes import note_doubtful_columns
 
-# Many small files often have the same columns. Columns of the same name and type are examined
-# for notes in at most this many files.
+# Many small files often have the same columns. Columns of the same name and type are
+# examined for notes in at most this many files.
 MAX_NOTED_FILES = 20
 # The number of files in which a column has been examined for notes, by its name and type.
 NotedFiles = Counter[tuple[str, pl.DataType | None]]

@@ -43,8 +43,8 @@ FILE = "\0file"
 ROW_NUMBER = "\0row"
 
 # For each type that a model's schema may expect, the types whose values can be converted to
-# it. The expected type itself comes first. Nothing can be converted to text, because the spelling that the
-# training data had would be lost.
+# it. The expected type itself comes first. Nothing can be converted to text, because the
+# spelling that the training data had would be lost.
 READABLE_TYPES: dict[pl.DataType, tuple[pl.DataType, ...]] = {
     INTEGER: (INTEGER, NUMBER, BOOLEAN),
     NUMBER: (NUMBER, INTEGER, BOOLEAN),
