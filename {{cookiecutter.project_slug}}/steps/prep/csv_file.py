@@ -287,7 +287,7 @@ class CsvFile:
                 " at the start of the header."
             )
         if layout.skipped_lines > self.skipped_lines:
-            return layout.suggest_to_skip_lines()
+            return layout.suggest_skipping_lines()
         if layout.delimiter == SPACES:
             return (
                 "If spaces separate the columns, write data.delimiter: ' ' in"

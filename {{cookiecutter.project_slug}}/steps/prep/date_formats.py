@@ -51,7 +51,7 @@ def _spell(pattern: str, *formats: str) -> Spelling:
     return Spelling(pattern, formats)
 
 
-CERTAIN_DATES = (
+UNAMBIGUOUS_DATES = (
     _spell(r"YYYY-NN-NN", "%Y-%m-%d"),
     _spell(r"YYYY/NN/NN", "%Y/%m/%d"),
     # With fewer digits, such as 2026.1.5, it may be the version of a program.
@@ -73,7 +73,7 @@ CERTAIN_DATES = (
     # Eight digits are only a date if a time follows them. Otherwise they are a number.
     _spell(r"\d{8}(?=T\d)", "%Y%m%d"),
 )
-DOUBTFUL_DATES = (
+AMBIGUOUS_DATES = (
     _spell(r"NN\.NN\.YYYY", "%d.%m.%Y"),
     _spell(r"NN/NN/YYYY", "%m/%d/%Y", "%d/%m/%Y"),
     _spell(r"NN-NN-YYYY", "%d-%m-%Y", "%m-%d-%Y"),
@@ -101,7 +101,7 @@ DOUBTFUL_DATES = (
     _spell(r"NAME-\d\d", "%b-%y"),
     _spell(r"NAME \d\d", "%b %y"),
 )
-CERTAIN_TIMES = (
+UNAMBIGUOUS_TIMES = (
     # Some programs leave out the fraction if it is zero.
     _spell(r"\d{1,2}:\d\d:\d\d(?:\.\d+)?", HOURS_MINUTES_SECONDS),
     _spell(r"\d{1,2}:\d\d:\d\d,\d{3}", "%H:%M:%S,%3f"),
@@ -114,7 +114,7 @@ DURATIONS = (
 )
 # Without a date, it may be minutes and seconds, or the score of a game.
 HOURS_AND_MINUTES = _spell(r"\d{1,2}:\d\d", "%H:%M")
-TIMES_AFTER_DATE = (*CERTAIN_TIMES, HOURS_AND_MINUTES)
+TIMES_AFTER_DATE = (*UNAMBIGUOUS_TIMES, HOURS_AND_MINUTES)
 TIMES_AFTER_T = (
     *TIMES_AFTER_DATE,
     _spell(r"\d{6}(?:\.\d+)?", "%H%M%S%.f"),
@@ -143,7 +143,7 @@ ZONES = (
 )
 
 
-def find_certain_format(text: str) -> str | None:
+def find_unambiguous_format(text: str) -> str | None:
     """Return the format of an unambiguous date or time; None for any other text.
 
     For example, the format of "31-Jan-2026 10:15 AM" is "%d-%B-%Y %I:%M %p".
@@ -151,10 +151,10 @@ def find_certain_format(text: str) -> str | None:
     has_digit = re.search(r"\d", text) is not None
     if not has_digit:
         return None
-    for spelling in (*CERTAIN_TIMES, *DURATIONS):
+    for spelling in (*UNAMBIGUOUS_TIMES, *DURATIONS):
         if _matches(spelling, text):
             return spelling.only_format
-    date_format = next(_find_date_formats(text, CERTAIN_DATES), None)
+    date_format = next(_find_date_formats(text, UNAMBIGUOUS_DATES), None)
     if date_format is not None:
         return date_format
     return _find_unix_format(text)
@@ -166,7 +166,7 @@ def list_possible_formats(text: str) -> list[str]:
     For example, 01/02/2026 may be "%m/%d/%Y" or "%d/%m/%Y". The list is empty for a text
     that is neither a date nor a time.
     """
-    formats = list(_find_date_formats(text, DOUBTFUL_DATES))
+    formats = list(_find_date_formats(text, AMBIGUOUS_DATES))
     if _matches(HOURS_AND_MINUTES, text):
         formats += HOURS_AND_MINUTES.formats
     return formats

@@ -64,7 +64,7 @@ def _suggest_delimiter(source: Source, file: CsvFile) -> str:
     layout = find_layout(file.read_first_lines())
     has_title = layout is not None and layout.skipped_lines > file.skipped_lines
     if layout is not None and has_title and layout.delimiter != SPACES:
-        return layout.suggest_to_skip_lines()
+        return layout.suggest_skipping_lines()
     if _spaces_may_separate_columns(source, file.header[0]):
         return (
             "If spaces separate its columns, write data.delimiter: ' ' in settings.yml."

@@ -28,7 +28,7 @@ from functools import cache, cached_property, partial
 
 import polars as pl
 from column_rules import ColumnRules
-from date_formats import find_certain_format
+from date_formats import find_unambiguous_format
 from sources import INTEGER, NUMBER, TEXT, TIMESTAMP
 from text_values import (
     TextFormat,
@@ -232,7 +232,7 @@ def _suggest_parser(
     - The date is in ISO 8601. `list_parsers` already has a parser for such dates.
     - The column may not hold dates.
     """
-    date_format = find_certain_format(value)
+    date_format = find_unambiguous_format(value)
     if date_format is None or date_format == ISO_DATE:
         return None
     # A date without a time of day could also be read as a timestamp. `list_date_types`

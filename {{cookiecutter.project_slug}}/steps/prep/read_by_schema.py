@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 from csv_file import CsvFile
-from date_formats import find_certain_format
+from date_formats import find_unambiguous_format
 from infer_types import infer_text_column
 from messages import join_sentences, show_text, suggest_similar_name
 from read_options import ReadOptions
@@ -135,7 +135,7 @@ def _choose_example(values: pl.Series) -> int:
     be set.
     """
     for position, value in enumerate(values):
-        if find_certain_format(value) is None:
+        if find_unambiguous_format(value) is None:
             return position
     return 0
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import product
 
 import polars as pl
-from date_formats import find_certain_format, list_possible_formats
+from date_formats import find_unambiguous_format, list_possible_formats
 from text_values import (
     PARENTHESES,
     TRAILING_MINUS,
@@ -79,7 +79,7 @@ def find_unambiguous_date_types(values: pl.Series) -> list[ValueType]:
     """
     date_types: list[ValueType] = []
     for value in values.head(MAX_DATES_TRIED):
-        date_format = find_certain_format(value)
+        date_format = find_unambiguous_format(value)
         if date_format is not None:
             date_types += list_date_types(date_format)
     return list(dict.fromkeys(date_types))

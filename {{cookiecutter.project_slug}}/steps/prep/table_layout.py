@@ -25,7 +25,7 @@ class Layout:
     #: The number of values in each line of the table.
     column_count: int
 
-    def suggest_to_skip_lines(self) -> str:
+    def suggest_skipping_lines(self) -> str:
         """Return a sentence with the settings that skip the lines above the table."""
         settings = f"data.skip_lines: {self.skipped_lines}"
         if self.delimiter == SPACES:
