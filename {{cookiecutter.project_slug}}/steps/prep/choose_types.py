@@ -75,17 +75,18 @@ def choose_types(sources: list[Source], roles: ColumnRoles) -> TypedFiles:
 def _check_columns(
     sources: list[Source], names: list[str], roles: ColumnRoles
 ) -> list[Note]:
-    """Check that the files have the columns that they need, and return notes on names.
+    """Check that no column is missing or unsuitable, and return notes on the columns.
 
-    `names` are the columns of all files. Raises DataError if a file lacks a key or the
-    target, if new data does not fit the schema of the model, or if an ignored column is
-    missing from all training data.
+    `names` are the names of the columns of all files. Raises DataError if a file lacks a
+    key or the target, if new data does not fit the schema of the model, or if no file of
+    training data has a column that settings.yml says to ignore.
     """
     notes: list[Note] = []
     if roles.model_columns is not None:
         notes += check_against_schema(sources, names, roles)
     _check_required_columns(sources, names, roles)
-    # New data may lack the columns that were ignored in training.
+    # Only training data has a target. New data may lack the columns that were ignored in
+    # training, so they are not checked there.
     is_training = bool(roles.target)
     if is_training:
         _check_ignored_columns(names, roles)
@@ -109,7 +110,7 @@ def _check_required_columns(
 ) -> None:
     """Raise DataError if a file lacks a key or the target.
 
-    `names` are the columns of all files. The error suggests the most similar of them.
+    The error suggests the most similar name in `names`, the columns of all files.
     """
     role_by_name = dict.fromkeys(roles.keys, "a key")
     if roles.target:
@@ -129,9 +130,9 @@ def _check_required_columns(
 
 
 def _check_ignored_columns(names: list[str], roles: ColumnRoles) -> None:
-    """Raise DataError if a column of `data.ignore` is in no file.
+    """Raise DataError if no file has a column that data.ignore in settings.yml lists.
 
-    `names` are the columns of all files.
+    `names` are the names of the columns of all files.
     """
     for name in roles.ignore:
         if name in names:
@@ -158,14 +159,15 @@ def _find_invisible_characters(names: list[str]) -> Iterator[Note]:
 def _find_similar_names(names: list[str]) -> Iterator[Note]:
     """Yield a note on each group of columns whose names look nearly the same.
 
-    Such names differ only by upper and lower case, by spaces at their ends, or by their
+    These names differ only by upper and lower case, by spaces at their ends, or by their
     Unicode form: "\u00e9" can be one character, or an "e" followed by an accent.
     """
-    names_by_folded: dict[str, list[str]] = {}
+    names_by_simplified: dict[str, list[str]] = {}
     for name in names:
-        folded_name = unicodedata.normalize("NFKC", name).casefold().strip()
-        names_by_folded.setdefault(folded_name, []).append(name)
-    for similar_names in names_by_folded.values():
+        # Names that look nearly the same become equal by this simplification.
+        simplified_name = unicodedata.normalize("NFKC", name).casefold().strip()
+        names_by_simplified.setdefault(simplified_name, []).append(name)
+    for similar_names in names_by_simplified.values():
         if len(similar_names) == 1:
             continue
         listed = " and ".join(f"'{show_text(name)}'" for name in similar_names)
@@ -181,11 +183,12 @@ def _find_similar_names(names: list[str]) -> Iterator[Note]:
 def _read_special_words_as_text(
     sources: list[Source], names: list[str], roles: ColumnRoles
 ) -> list[Source]:
-    """Return the files, in which columns that hold only special words are read as text.
+    """Return the files, with columns that hold only special words read as text.
 
-    Special words are those that are usually read as a missing value, such as NA, or as an
-    infinite number, such as Inf. If a column holds nothing else, they may be codes or
-    names. Columns of a model's schema are not changed.
+    Special words are usually read as missing values, such as NA, or as infinite numbers,
+    such as Inf. In a column that holds nothing else, the words may be codes or names.
+    `names` are the columns to examine. Columns that the model's schema lists are left as
+    they are.
     """
     text_names_by_file: list[list[str]] = [[] for _ in sources]
     for name in names:
@@ -202,40 +205,52 @@ def _read_special_words_as_text(
 def _find_files_to_read_as_text(
     sources: list[Source], name: str, roles: ColumnRoles
 ) -> list[int]:
-    """Return the numbers of the files in which a column is to be read as text.
+    """Return the numbers of the files in which a column should be read as text.
 
     In these files, the column holds only words such as NA, or only words such as Inf.
+    Whether these words are read as text depends on the type of the column in the other
+    files.
     """
-    column_by_file = {
-        file_number: source.columns[name]
-        for file_number, source in enumerate(sources)
-        if name in source.columns
-    }
-    types = {
-        column.type for column in column_by_file.values() if column.type is not None
-    }
-    no_file_has_values = not types
-    # If no other file has values of another type, words such as NA may be text.
-    if no_file_has_values or types == {TEXT}:
+    column_by_file: dict[int, Column] = {}
+    types: set[pl.DataType] = set()
+    for file_number, source in enumerate(sources):
+        if name not in source.columns:
+            continue
+        column = source.columns[name]
+        column_by_file[file_number] = column
+        # A column without values has no type.
+        if column.type is not None:
+            types.add(column.type)
+
+    # Words such as NA may be text, too, if the column is text in all files that have
+    # values, or if no file has values. In the second case, `types` is empty.
+    markers_may_be_text = types <= {TEXT}
+    if markers_may_be_text:
         return _find_files_with_only_markers(column_by_file)
-    # Files in which the column is text already do not matter. The target stays a number:
-    # rows with an infinite target are left out.
-    may_be_infinite = types <= {NUMBER, TEXT} and name != roles.target
-    if may_be_infinite:
+
+    # Words such as Inf are read as numbers. They may be text if no file has values of a
+    # further type, such as dates. In the target, they always stay numbers, because rows
+    # with an infinite target are left out.
+    infinities_may_be_text = types <= {NUMBER, TEXT} and name != roles.target
+    if infinities_may_be_text:
         return _find_files_with_only_infinities(column_by_file)
     return []
 
 
 def _find_files_with_only_markers(column_by_file: dict[int, Column]) -> list[int]:
-    """Return the numbers of the files in which a column holds only words such as NA.
+    """Return the numbers of the CSV files in which a column holds only words such as NA.
 
-    `column_by_file` has the column in each file, by the number of the file.
+    These words are called markers. `column_by_file` has the column in each file, by the
+    number of the file.
     """
     file_numbers = []
     for file_number, column in column_by_file.items():
-        has_only_words = column.type is None and column.marker_count > 0
-        # Columns of Parquet files have no alternative as text.
-        if has_only_words and column.values_as_text is not None:
+        # A column without values has no type.
+        has_no_values = column.type is None
+        holds_only_markers = has_no_values and column.marker_count > 0
+        # Only CSV files have `values_as_text`. In Parquet files, markers are values already.
+        is_from_csv = column.values_as_text is not None
+        if holds_only_markers and is_from_csv:
             file_numbers.append(file_number)
     return file_numbers
 
@@ -243,8 +258,9 @@ def _find_files_with_only_markers(column_by_file: dict[int, Column]) -> list[int
 def _find_files_with_only_infinities(column_by_file: dict[int, Column]) -> list[int]:
     """Return the numbers of the files in which a column holds only infinite numbers.
 
-    The list is empty if the column holds a finite number in any file. `column_by_file`
-    has the column in each file, by the number of the file.
+    The list is empty if the column holds a finite number in any file, because words such
+    as Inf are then meant as numbers. `column_by_file` has the column in each file, by the
+    number of the file.
     """
     numeric_columns = {
         file_number: column
@@ -252,7 +268,7 @@ def _find_files_with_only_infinities(column_by_file: dict[int, Column]) -> list[
         if column.type == NUMBER
     }
     for column in numeric_columns.values():
-        # Only a column without finite numbers has an alternative as text.
+        # `values_as_text` is set only if the column holds no finite number.
         holds_finite_numbers = column.values_as_text is None
         if holds_finite_numbers:
             return []
@@ -262,7 +278,9 @@ def _find_files_with_only_infinities(column_by_file: dict[int, Column]) -> list[
 def _read_columns_as_text(source: Source, names: list[str]) -> Source:
     """Return a CSV file in which the columns `names` are read as text.
 
-    Each of these columns has a `values_as_text`, which replaces its values.
+    The values of each of these columns are replaced by its `values_as_text`. The
+    `contradicts_types` of the file is also True in rows that show that a column of numbers
+    should have stayed one.
     """
     columns = dict(source.columns)
     contradicts_types = source.contradicts_types
@@ -278,6 +296,7 @@ def _read_columns_as_text(source: Source, names: list[str]) -> Source:
             column,
             type=TEXT,
             values=column.values_as_text,
+            # As text, words such as NA are values, so the column has no markers.
             marker_count=0,
             is_marker=None,
         )
@@ -290,9 +309,9 @@ def _read_columns_as_text(source: Source, names: list[str]) -> Source:
 def _choose_type(sources: list[Source], name: str, roles: ColumnRoles) -> TypeChoice:
     """Choose one type for a column in all files.
 
-    The model's schema determines the type, if it has the column. Otherwise, the values of
-    the column do. Raises DataError if no type fits the column in all files, or if the
-    type of a key or the target cannot be prepared.
+    If the model's schema has the column, the schema determines the type. Otherwise, the
+    values of the column do. Raises DataError if no type fits the column in all files, or
+    if the column is a key or the target and has a type that cannot be prepared.
     """
     expected = roles.get_expected_column(name)
     if expected is not None:
@@ -329,7 +348,7 @@ def _find_unusable_type(
 def _is_usable(dtype: pl.DataType, *, is_key: bool) -> bool:
     """Return whether columns of a type can be prepared.
 
-    A key can have any type but lists, structs and durations, because it is only copied.
+    Keys are only copied, so they can have any type except lists, structs and durations.
     Features and the target need one of the types in TYPE_NAMES.
     """
     if is_key:
@@ -340,10 +359,11 @@ def _is_usable(dtype: pl.DataType, *, is_key: bool) -> bool:
 def _leave_out_or_raise(
     source: Source, name: str, dtype: pl.DataType, roles: ColumnRoles
 ) -> TypeChoice:
-    """Return the choice to leave out a column whose type cannot be prepared, with a note.
+    """Leave out a column whose type cannot be prepared, or raise DataError.
 
-    `source` is the first file in which the column has this type. Raises DataError if the
-    column is a key or the target, which cannot be left out.
+    Returns a choice without a type, with a note for the user. Raises DataError if the
+    column is a key or the target, because these must not be left out. `source` is the
+    first file in which the column has the type `dtype`.
     """
     if name in roles.keys or name == roles.target:
         raise DataError(
@@ -392,7 +412,7 @@ def _choose_type_by_schema(
 def _find_first_file_of_each_type(
     sources: list[Source], name: str
 ) -> dict[pl.DataType, Source]:
-    """Return each type that a column has in any file, with the first file of this type."""
+    """Return the types that a column has in the files, with the first file of each type."""
     first_file_by_type: dict[pl.DataType, Source] = {}
     for source in sources:
         column = source.columns.get(name)
@@ -404,7 +424,7 @@ def _find_first_file_of_each_type(
 def _find_common_type(
     sources: list[Source], name: str, types: set[pl.DataType], roles: ColumnRoles
 ) -> pl.DataType | None:
-    """Return a type to which all values of a column can be converted; None if none fits.
+    """Return a type to which all values of a column can be converted, or None.
 
     `types` are the types that the column has in the files.
     """
@@ -416,9 +436,10 @@ def _find_common_type(
 def _find_common_key_type(
     sources: list[Source], name: str, types: set[pl.DataType]
 ) -> pl.DataType | None:
-    """Return a type in which the keys of all files stay distinct; None if none fits.
+    """Return a type in which the keys of all files stay distinct, or None.
 
-    For example, the key 7 of one file and the key A7 of another become text.
+    For example, if one file has the key 7 and another the key A7, the type is text.
+    `types` are the types that the key has in the files.
     """
     if types == {INTEGER, NUMBER} and _all_values_pass(
         sources, name, NUMBER, _is_whole
@@ -433,18 +454,19 @@ def _find_common_key_type(
 def _find_common_feature_type(
     sources: list[Source], name: str, types: set[pl.DataType]
 ) -> pl.DataType | None:
-    """Return a type that can hold the values of a feature in all files; None if none can.
+    """Return a type that can hold the values of a feature in all files, or None.
 
-    Text is not used to hold numbers or dates: a feature that is text in one file and a
-    number in another is probably a mistake.
+    `types` are the types that the feature has in the files. Text is never chosen to hold
+    numbers or dates, too: a feature that is text in one file and a number in another is
+    probably a mistake.
     """
     if types == {INTEGER, NUMBER}:
         return NUMBER
     if types == {DATE, TIMESTAMP}:
         return TIMESTAMP
     if BOOLEAN in types and types <= {BOOLEAN, INTEGER, NUMBER}:
-        # Booleans become 0 and 1, provided that the numbers in the other files are all 0
-        # or 1.
+        # If all numbers in the other files are 0 or 1, they probably mean false and true,
+        # so that the booleans become 0 and 1, too.
         integers_are_bits = _all_values_pass(sources, name, INTEGER, _is_bit)
         numbers_are_bits = _all_values_pass(sources, name, NUMBER, _is_bit)
         if integers_are_bits and numbers_are_bits:

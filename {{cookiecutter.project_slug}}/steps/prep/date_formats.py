@@ -144,9 +144,11 @@ ZONES = (
 
 
 def find_unambiguous_format(text: str) -> str | None:
-    """Return the format of an unambiguous date or time; None for any other text.
+    """Return the strptime format of a text that can be only one date or time, or None.
 
-    For example, the format of "31-Jan-2026 10:15 AM" is "%d-%B-%Y %I:%M %p".
+    For example, the format of "31-Jan-2026 10:15 AM" is "%d-%B-%Y %I:%M %p". In polars, %B
+    reads long and short names of months. Returns None for an ambiguous date, such as
+    01/02/2026, and for a text that is neither a date nor a time.
     """
     has_digit = re.search(r"\d", text) is not None
     if not has_digit:
@@ -178,10 +180,11 @@ def _matches(spelling: Spelling, text: str) -> bool:
 
 
 def _find_date_formats(text: str, dates: tuple[Spelling, ...]) -> Iterator[str]:
-    """Yield the formats of a text that is a date, with or without weekday and time.
+    """Yield the strptime formats in which a text is a date, with or without a time.
 
-    `dates` are the spellings of the date itself. An ambiguous date has several formats:
-    01/02/2026 begins with the day or with the month.
+    `dates` are the spellings of the date that are tried. An ambiguous date has several
+    formats: 01/02/2026 begins with the day or with the month. A text that is no date has
+    none.
     """
     # Most texts are ruled out here, which is faster than trying all spellings.
     if not re.match(rf"\d|{WEEKDAY}|{MONTH_NAME}", text, re.IGNORECASE):
@@ -202,8 +205,9 @@ def _find_date_formats(text: str, dates: tuple[Spelling, ...]) -> Iterator[str]:
 def _split_weekday(text: str) -> tuple[str, str]:
     """Return the format of a weekday at the start of a text, and the text that follows.
 
-    For example, "Sat, 31 Jan 2026" gives "%A, " and "31 Jan 2026". The format is "" if the
-    text begins with no weekday, or if no date follows the weekday.
+    For example, "Sat, 31 Jan 2026" gives "%A, " and "31 Jan 2026". If the text begins with
+    no weekday, or if no date follows the weekday, the format is "" and the text is
+    returned whole.
     """
     # A weekday must be followed by a letter or a digit, with which the date begins.
     weekday_match = re.match(rf"{WEEKDAY}(,?) *(?=\w)", text, re.IGNORECASE)
@@ -214,10 +218,12 @@ def _split_weekday(text: str) -> tuple[str, str]:
 
 
 def _find_time_format(text_after_date: str) -> str | None:
-    """Return the format of the rest of a text, which begins after a date.
+    """Return the strptime format of the text that follows a date, or None.
 
-    The rest may be a time with or without a zone: "T10:15:00Z" gives "T%H:%M:%S%.f Z". The
-    format is "" if nothing follows the date, and None if the rest is not a time.
+    This text may be a time, with or without a zone: "T10:15:00 Z" gives
+    "T%H:%M:%S%.f Z". The format of "T10:15:00Z" is the same, because polars lets a space in
+    a format also stand for no space. The format is "" if nothing follows the date. Returns
+    None if the text that follows is not a time.
     """
     if not text_after_date:
         return ""
@@ -232,8 +238,9 @@ def _find_time_format(text_after_date: str) -> str | None:
 def _find_unix_format(text: str) -> str | None:
     """Return the format of a text that the Unix command `date` has printed, or None.
 
-    An example is "Sat Jan 31 10:15:00 UTC 2026". The year comes last, so
-    `_find_date_formats` does not find this format.
+    For example, the format of "Sat Jan 31 10:15:00 UTC 2026" is
+    "%A %B %d %H:%M:%S%.f UTC %Y". `_find_date_formats` does not find this format, because
+    the time stands between the day and the year.
     """
     month_and_day = rf"{MONTH_NAME} +{ONE_OR_TWO_DIGITS}"
     time_and_zone = r"(?P<time_and_zone> +\d\d:\d\d:\d\d.*?)"
