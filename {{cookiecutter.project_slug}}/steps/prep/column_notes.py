@@ -1,14 +1,14 @@
-"""Write notes on columns of the prepared table from which a model can hardly learn.
+"""Write notes on columns of the prepared table that are empty or doubtful.
 
-Such columns hold no value, a different text in nearly every row, a number such as -999
-that stands for a missing value, or ids that may tell which rows belong together.
+Doubtful columns hold a different text in nearly every row, ids that may tell which rows
+belong together, or a number such as -999 that stands for a missing value.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +39,16 @@ def note_columns(
     sources: list[Source],
     roles: ColumnRoles,
 ) -> list[Note]:
-    """Return a note on each feature from which a model can hardly learn.
+    """Return a note on each feature that is empty or doubtful.
 
-    `prepared` is the folder of the prepared parts, `statistics_by_name` has the statistics
-    of all their columns, and `row_count` is the number of their rows. Columns in
-    `noted_columns` already have a note and get no other.
+    A feature is doubtful if it holds text that differs in nearly every row, ids that
+    repeat, or a number such as -999 that may stand for a missing value. `prepared` is the
+    folder of the prepared parts, `statistics_by_name` has the statistics of all columns of
+    the parts, and `row_count` is the number of their rows. Columns in `noted_columns`
+    already have a note and get no other.
     """
-    names_without_note = {*noted_columns, *roles.keys, roles.target, roles.group}
-    features = [name for name in statistics_by_name if name not in names_without_note]
+    excluded_names = {*noted_columns, *roles.keys, roles.target, roles.group}
+    features = [name for name in statistics_by_name if name not in excluded_names]
 
     text_by_name: dict[str, str] = {}
     for name in features:
@@ -55,9 +57,14 @@ def note_columns(
             text_by_name[name] = f"column '{name}' holds no value."
     # A registered model needs its columns, so advice to ignore them would be wrong.
     if roles.model_columns is None:
-        text_by_name |= _describe_doubtful_features(
-            features, statistics_by_name, prepared, row_count, sources, roles
-        )
+        table = pl.scan_parquet(sorted(prepared.iterdir()), glob=False)
+        doubtful = _select_doubtful_features(features, statistics_by_name, row_count)
+        text_by_name |= _describe_distinct_texts(table, doubtful.distinct_texts)
+        # If settings.yml names a group, it already says which rows belong together.
+        if roles.group is None:
+            text_by_name |= _describe_repeated_ids(table, doubtful.ids)
+        sentinels = _find_sentinels(table, doubtful.numbers, statistics_by_name)
+        text_by_name |= _describe_sentinels(sentinels, sources)
     return [
         Note(text_by_name[name], column=name)
         for name in features
@@ -65,47 +72,56 @@ def note_columns(
     ]
 
 
-def _describe_doubtful_features(
+@dataclass
+class DoubtfulFeatures:
+    """Features that may need a note, divided by the kind of note.
+
+    Each dictionary has the position of a feature in the prepared table by its name.
+    Columns are selected by their positions, because polars would treat a name such as
+    `^a$` as a regular expression.
+    """
+
+    #: Text that differs in nearly every row.
+    distinct_texts: dict[str, int] = field(default_factory=dict)
+    #: Features that are named like ids. They need a note if the ids repeat.
+    ids: dict[str, int] = field(default_factory=dict)
+    #: Numbers. They need a note if one of them, such as -999, stands for a missing value.
+    numbers: dict[str, int] = field(default_factory=dict)
+
+
+def _select_doubtful_features(
     features: list[str],
     statistics_by_name: dict[str, dict[str, Any]],
-    prepared: Path,
     row_count: int,
-    sources: list[Source],
-    roles: ColumnRoles,
-) -> dict[str, str]:
-    """Return the text of a note on each feature with distinct texts, ids or sentinels.
+) -> DoubtfulFeatures:
+    """Divide features by the kind of note that each of them may need.
 
-    A sentinel is a number such as -999 that stands for a missing value. `prepared` is the
-    folder of the prepared parts, `statistics_by_name` has the statistics of all their
-    columns, in order, and `row_count` is the number of their rows.
+    Features without values, and features of other types, such as dates, are left out.
+    `statistics_by_name` has the statistics of all columns of the prepared table, in order,
+    and `row_count` is the number of rows.
     """
-    # Columns are selected by their positions, because polars would treat a name such as
-    # `^a$` as a regular expression.
-    all_positions = {name: i for i, name in enumerate(statistics_by_name)}
-    distinct_texts: dict[str, int] = {}
-    ids: dict[str, int] = {}
-    numbers: dict[str, int] = {}
-    # Each feature is examined for one kind of note.
+    position_by_name = {name: i for i, name in enumerate(statistics_by_name)}
+    doubtful = DoubtfulFeatures()
     for name in features:
+        position = position_by_name[name]
         statistics = statistics_by_name[name]
         value_count = row_count - statistics["missing"]
-        distinct_count = statistics.get("distinct", 0)
         if value_count == 0:
             continue
-        if value_count >= MANY_VALUES and distinct_count >= NEARLY_ALL * value_count:
-            distinct_texts[name] = all_positions[name]
-        elif is_named_like_an_id(name) and statistics["type"] in ("integer", "text"):
-            ids[name] = all_positions[name]
-        elif statistics["type"] in ("integer", "number"):
-            numbers[name] = all_positions[name]
+        # Only text and booleans have a number of distinct values.
+        distinct_count = statistics.get("distinct", 0)
+        nearly_all_differ = distinct_count >= NEARLY_ALL * value_count
+        may_hold_ids = statistics["type"] in ("integer", "text")
+        is_numeric = statistics["type"] in ("integer", "number")
 
-    table = pl.scan_parquet(sorted(prepared.iterdir()), glob=False)
-    text_by_name = _describe_distinct_texts(table, distinct_texts)
-    if roles.group is None:
-        text_by_name |= _describe_repeated_ids(table, ids)
-    sentinels = _find_sentinels(table, numbers, statistics_by_name)
-    text_by_name |= _describe_sentinels(sentinels, sources)
-    return text_by_name
+        # A feature gets one note, so it is put under the first kind that fits.
+        if value_count >= MANY_VALUES and nearly_all_differ:
+            doubtful.distinct_texts[name] = position
+        elif may_hold_ids and is_named_like_an_id(name):
+            doubtful.ids[name] = position
+        elif is_numeric:
+            doubtful.numbers[name] = position
+    return doubtful
 
 
 def _describe_distinct_texts(
@@ -113,8 +129,9 @@ def _describe_distinct_texts(
 ) -> dict[str, str]:
     """Return the text of a note on each column of text that differs in nearly every row.
 
-    `position_by_name` has the positions of these columns. The note advises to ignore a
-    column only if its values do not all have the same form, such as INV-7 and INV-12.
+    `position_by_name` has the positions of these columns in the table. If all values of a
+    column have the same form, as INV-7 and INV-12 have, the column may be useful, and the
+    note says how. Otherwise, the note advises the user to ignore the column.
     """
     text_by_name: dict[str, str] = {}
     for name, example in _find_examples_of_form(table, position_by_name).items():
@@ -141,9 +158,10 @@ def is_named_like_an_id(name: str) -> bool:
 def _describe_repeated_ids(
     table: pl.LazyFrame, position_by_name: dict[str, int]
 ) -> dict[str, str]:
-    """Return the text of a note on each column of ids that repeat in several rows.
+    """Return the text of a note on each column whose ids are in several rows each.
 
-    `position_by_name` has the positions of columns that are named like ids.
+    For example, a column customer_id may hold 100 ids in 1000 rows. `position_by_name` has
+    the positions of the columns that are named like ids.
     """
     if not position_by_name:
         return {}
@@ -159,14 +177,14 @@ def _describe_repeated_ids(
 
     text_by_name: dict[str, str] = {}
     for name, position in position_by_name.items():
-        rows = counts[f"{position} rows"]
-        ids = counts[f"{position} ids"]
-        if ids >= MANY_IDS and rows >= ROWS_PER_ID * ids:
+        row_count = counts[f"{position} rows"]
+        id_count = counts[f"{position} ids"]
+        if id_count >= MANY_IDS and row_count >= ROWS_PER_ID * id_count:
             text_by_name[name] = (
-                f"column '{name}' has {ids} ids in {rows} rows. If rows with the same id"
-                f" belong together, write data.group: {name} in settings.yml. A model is"
-                " then judged on ids that it has not been trained on. If not, list the"
-                " column under data.ignore."
+                f"column '{name}' has {id_count} ids in {row_count} rows. If rows with the"
+                f" same id belong together, write data.group: {name} in settings.yml, so"
+                " that the model is judged on ids that it was not trained on. Otherwise,"
+                " list the column under data.ignore."
             )
     return text_by_name
 
@@ -174,51 +192,55 @@ def _describe_repeated_ids(
 def _find_examples_of_form(
     table: pl.LazyFrame, position_by_name: dict[str, int]
 ) -> dict[str, str | None]:
-    """Return an example of each column whose values all have the same form, else None.
+    """Return an example value of each column, or None if its values differ in form.
 
-    The example is the column's first value. `position_by_name` has the positions of the
-    columns. Values have the same form if each of them has a digit, and if they are
-    equal in one of two simplified forms:
-
-    - Each run of letters becomes `a`, and each run of digits 0, so that INV-7 and AB-1234
-      are both `a-0`.
-    - Each letter and each digit becomes 0, so that 7A-x and B4-9 are both `00-0`.
+    The example is the column's first value. The values INV-7 and INV-12 have the same form:
+    see `_express_same_form`. `position_by_name` has the positions of the columns.
     """
     if not position_by_name:
         return {}
     aggregations = []
     for position in position_by_name.values():
         text = pl.nth(position).drop_nulls()
-        simplified_runs = text.str.replace_all(r"\p{L}+", "a").str.replace_all(
-            r"\d+", "0"
-        )
-        simplified_characters = text.str.replace_all(r"[\p{L}\d]", "0")
         aggregations += [
             text.first().alias(f"{position} first"),
-            text.str.contains(r"\d").all().alias(f"{position} all have digits"),
-            simplified_runs.n_unique().alias(f"{position} forms of runs"),
-            simplified_characters.n_unique().alias(f"{position} forms of characters"),
+            _express_same_form(text).alias(f"{position} have same form"),
         ]
     row = table.select(aggregations).collect(engine="streaming").row(0, named=True)
 
     example_by_name: dict[str, str | None] = {}
     for name, position in position_by_name.items():
-        runs_are_equal = row[f"{position} forms of runs"] == 1
-        characters_are_equal = row[f"{position} forms of characters"] == 1
-        all_have_digits = row[f"{position} all have digits"]
-        if all_have_digits and (runs_are_equal or characters_are_equal):
-            example_by_name[name] = row[f"{position} first"]
-        else:
-            example_by_name[name] = None
+        have_same_form = row[f"{position} have same form"]
+        example_by_name[name] = row[f"{position} first"] if have_same_form else None
     return example_by_name
+
+
+def _express_same_form(text: pl.Expr) -> pl.Expr:
+    """Return an expression that is True if all values of a text have the same form.
+
+    Values have the same form if each of them has a digit, and if they become equal by one
+    of two simplifications:
+
+    - Each run of letters becomes `a`, and each run of digits 0, so that INV-7 and AB-1234
+      both become `a-0`.
+    - Each letter and each digit becomes 0, so that 7A-x and B4-9 both become `00-0`.
+    """
+    with_letters_as_a = text.str.replace_all(r"\p{L}+", "a")
+    simplified_runs = with_letters_as_a.str.replace_all(r"\d+", "0")
+    simplified_characters = text.str.replace_all(r"[\p{L}\d]", "0")
+
+    all_have_digits = text.str.contains(r"\d").all()
+    runs_are_equal = simplified_runs.n_unique() == 1
+    characters_are_equal = simplified_characters.n_unique() == 1
+    return all_have_digits & (runs_are_equal | characters_are_equal)
 
 
 @dataclass(frozen=True)
 class Sentinel:
-    """A number such as -999, far from all others of its column: it may mean "missing".
+    """A number such as -999 that may stand for a missing value.
 
-    The number is in `count` rows of its column. The other numbers of the column lie
-    between `smallest` and `largest`.
+    The number is in `count` rows of a column, and is far from all other numbers of this
+    column, which lie between `smallest` and `largest`.
     """
 
     column: str
@@ -268,12 +290,15 @@ def _find_sentinels(
 def _find_sentinel_candidates(
     names: Iterable[str], statistics_by_name: dict[str, dict[str, Any]]
 ) -> list[tuple[str, float]]:
-    """Return each column with its smallest or largest number, if it is one of SENTINELS.
+    """Return pairs of a column and a number that may stand for a missing value.
 
-    Other numbers of a column lie between these two, so they are not far from all others.
+    The number is one of SENTINELS, such as -999, and is the smallest or the largest number
+    of the column.
     """
     candidates: list[tuple[str, float]] = []
     for name in names:
+        # Only these two can be sentinels: a sentinel is far from all other numbers of its
+        # column, and every other number lies between these two.
         for statistic in ("smallest", "largest"):
             number = float(statistics_by_name[name][statistic])
             if number in SENTINELS:
@@ -299,8 +324,8 @@ def _describe_sentinels(
 ) -> dict[str, str]:
     """Return the text of a note on each column with a sentinel, by the column's name.
 
-    The note is about the first sentinel of the column, and tells how to make its values
-    missing.
+    A sentinel is a number such as -999 that may stand for a missing value. The note is
+    about the first sentinel of the column, and tells how to have it read as missing.
     """
     text_by_name: dict[str, str] = {}
     spellings = _find_spellings(sentinels, sources)
@@ -325,20 +350,40 @@ def _find_spellings(
 ) -> list[str | None]:
     """Return how each sentinel is written where it occurs first in the CSV files.
 
-    For example, -999 may be written as "-999.0". The spelling is None if no CSV file
-    holds the sentinel.
+    A sentinel is a number such as -999 that may stand for a missing value, and that a file
+    may write as "-999.0". The spelling is None if no CSV file holds the sentinel.
     """
-    spellings: list[str | None] = [None] * len(sentinels)
+    spelling_by_sentinel: dict[Sentinel, str] = {}
     for source in sources:
-        text_by_index: dict[int, pl.Expr] = {}
-        for i, sentinel in enumerate(sentinels):
-            column = source.columns.get(sentinel.column)
-            # Only the columns of CSV files keep their text.
-            if spellings[i] is None and column and column.csv_text is not None:
-                # The text is null in all rows without the sentinel.
-                is_sentinel = column.values == sentinel.number
-                text_by_index[i] = pl.when(is_sentinel).then(column.csv_text)
-        first_texts = find_first_values(source.frame, list(text_by_index.values()))
-        for i, text in zip(text_by_index, first_texts, strict=True):
-            spellings[i] = None if text is None else str(text)
-    return spellings
+        # A sentinel that was found in an earlier file is not searched for again.
+        unfound_sentinels = [
+            sentinel for sentinel in sentinels if sentinel not in spelling_by_sentinel
+        ]
+        spelling_by_sentinel |= _find_spellings_in_file(unfound_sentinels, source)
+    return [spelling_by_sentinel.get(sentinel) for sentinel in sentinels]
+
+
+def _find_spellings_in_file(
+    sentinels: list[Sentinel], source: Source
+) -> dict[Sentinel, str]:
+    """Return how each sentinel that a file holds is written where it occurs first.
+
+    A sentinel is a number such as -999 that may stand for a missing value. The result is
+    empty for a Parquet file, in which numbers have no spelling.
+    """
+    text_by_sentinel: dict[Sentinel, pl.Expr] = {}
+    for sentinel in sentinels:
+        column = source.columns.get(sentinel.column)
+        # Only the columns of CSV files keep their text.
+        if column is None or column.csv_text is None:
+            continue
+        # The text is null in all rows without the sentinel.
+        is_sentinel = column.values == sentinel.number
+        text_by_sentinel[sentinel] = pl.when(is_sentinel).then(column.csv_text)
+
+    first_texts = find_first_values(source.frame, list(text_by_sentinel.values()))
+    return {
+        sentinel: str(text)
+        for sentinel, text in zip(text_by_sentinel, first_texts, strict=True)
+        if text is not None
+    }

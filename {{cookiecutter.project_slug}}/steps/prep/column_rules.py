@@ -33,13 +33,14 @@ class ColumnRules:
 
     is_ignored: bool = False
     is_key: bool = False
-    #: In the target, markers are classes. Only NaN is a missing value.
+    #: If the target is text, markers may be the names of classes, so they are values. Only
+    #: NaN is a missing value.
     is_target: bool = False
-    #: If the column is text, markers are values, not missing values.
+    #: Whether markers are values if the column is text. Otherwise, they are missing values.
     markers_are_values: bool = False
     #: The types that are tried before text, in this order.
     types: tuple[pl.DataType, ...] = (INTEGER, NUMBER, BOOLEAN, DATE, TIMESTAMP)
-    #: Times of day may be read as numbers, in seconds.
+    #: Whether times of day may be read as numbers of seconds.
     times_are_numbers: bool = True
 
     def allows(self, value_type: ValueType) -> bool:
@@ -51,13 +52,15 @@ class ColumnRules:
     def select_values_of_text(
         self, stripped: pl.Expr, text_format: TextFormat
     ) -> pl.Expr:
-        """Return the values of a column of text, with null for missing values.
+        """Return the values that the column has if it is read as text.
 
-        `stripped` is the text without spaces around it.
+        Missing values are null. `stripped` is the text without spaces around it.
         """
         if self.markers_are_values:
             return null_if_empty(stripped)
         if self.is_target:
+            # A word such as NA may be the name of a class. NaN is never a class, because
+            # programs write it where a number is missing.
             return null_if_nan(stripped)
         return null_if_missing(stripped, text_format, is_text_column=True)
 
@@ -70,14 +73,15 @@ class ColumnRules:
 def create_rules(name: str, roles: ColumnRoles) -> ColumnRules:
     """Return the rules for reading the values of a column.
 
-    In new data, a column of the model's schema may have any type that can be converted to
-    its type in the schema.
+    A column of new data that the model's schema lists follows the schema: it may have any
+    type that can be converted to its type there. Other columns follow their roles in
+    settings.yml.
     """
     expected = roles.get_expected_column(name)
     if expected is not None:
-        markers_are_values = not expected.markers_are_missing
         return ColumnRules(
-            markers_are_values=markers_are_values,
+            # Words such as NA, called markers, are values if training read them as values.
+            markers_are_values=not expected.markers_are_missing,
             types=READABLE_TYPES[expected.type],
             times_are_numbers=expected.holds_times,
         )
