@@ -248,7 +248,7 @@ def _find_files_with_only_markers(column_by_file: dict[int, Column]) -> list[int
         # A column without values has no type.
         has_no_values = column.type is None
         holds_only_markers = has_no_values and column.marker_count > 0
-        # Only CSV files have `values_as_text`. In Parquet files, markers are values already.
+        # Only CSV files have `values_as_text`. In Parquet files, markers are values anyway.
         is_from_csv = column.values_as_text is not None
         if holds_only_markers and is_from_csv:
             file_numbers.append(file_number)
@@ -288,8 +288,8 @@ def _read_columns_as_text(source: Source, names: list[str]) -> Source:
         column = columns[name]
         assert column.values_as_text is not None
         if column.type == NUMBER:
-            # The first rows hold only words such as Inf. If the type was guessed from
-            # them, a later row may hold a finite number, which contradicts the guess.
+            # So far, only infinite numbers were seen. If only the first rows have been
+            # read, a later row may hold a finite number, so that text is the wrong choice.
             is_finite_number = column.values.is_finite().fill_null(False)
             contradicts_types = contradicts_types | is_finite_number
         columns[name] = replace(

@@ -17,13 +17,13 @@ from sources import FILE, ROW_NUMBER, Column, Source
 # polars opens all files of a query at once, and takes minutes to plan a query over
 # thousands of files. So a query reads at most this many files.
 FILES_AT_A_TIME = 64
-# Columns that are added to the combined rows to verify the guessed types. Their names
+# Two columns that are added to the combined rows to verify the guessed types. Their names
 # begin with a NUL, so that they differ from the name of every column of data.
 CONTRADICTS_TYPES = "\0contradicts types"  # whether the row contradicts guessed types
-BYTES = "\0bytes"  # the length of the row in its CSV file
-# Begins the name of a column that is True in rows in which another column holds a marker: a
-# word such as NA, which usually means that a value is missing. The name of the other column
-# follows.
+BYTES = "\0bytes"  # the length of the row in its CSV file, 0 if it is not measured
+# A column with this prefix and the name of a column of data is True in rows in which the
+# column of data holds a marker: a word such as NA, which usually means that a value is
+# missing.
 IS_MARKER = "\0is marker "
 
 # Stands for a column that a file does not have.
@@ -53,19 +53,27 @@ def stack_rows(
 ) -> pl.LazyFrame:
     """Stack the rows of all files, in order, as a table with the columns of `types`.
 
-    The table also has FILE, the number of each row's file, and the columns by which the
-    guessed types are verified. If `with_row_numbers` is True, it has ROW_NUMBER, too: the
-    number of each row in its file. If there are many files, their rows are copied into the
-    folder `scratch`. Raises OSError or PolarsError if the disk is full.
+    The table also has these columns:
+
+    - FILE, the number of each row's file,
+    - ROW_NUMBER, the number of the row in this file, if `with_row_numbers` is True, and
+    - columns by which `find_confirmed_files` verifies guessed types, and by which
+      `set_marker_counts` counts words such as NA.
+
+    If there are many files, their rows are copied into the folder `scratch`. Raises OSError
+    or PolarsError if the disk is full.
     """
     columns = TableColumns(
-        types, _list_columns_with_uncounted_markers(sources), with_row_numbers
+        types=types,
+        with_uncounted_markers=_list_columns_with_uncounted_markers(sources),
+        with_row_numbers=with_row_numbers,
     )
     numbered_sources = list(enumerate(sources))
     if len(sources) <= FILES_AT_A_TIME:
         return _stack_batch(numbered_sources, columns)
 
-    # A query must not read all of these files, so each batch is copied into one file.
+    # A query over this many files would take minutes to plan and would open all of them at
+    # once. So each batch of files is copied into one file.
     copies = []
     for start in range(0, len(sources), FILES_AT_A_TIME):
         batch = numbered_sources[start : start + FILES_AT_A_TIME]
@@ -76,10 +84,10 @@ def stack_rows(
 
 
 def _list_columns_with_uncounted_markers(sources: list[Source]) -> set[str]:
-    """Return the columns in which words such as NA are counted while rows are written.
+    """Return the columns in which words such as NA are not yet counted in all rows.
 
-    Such words are called markers. The columns are those whose types were guessed in any
-    file, from its first rows.
+    These words are called markers. They are still to be counted if the type of the column
+    was guessed from the first rows of at least one file.
     """
     names = set()
     for source in sources:
@@ -102,10 +110,13 @@ def _stack_batch(
 def _select_rows(
     source: Source, file_number: int, columns: TableColumns
 ) -> pl.LazyFrame:
-    """Return the rows of a file with the columns of the combined table."""
-    row_bytes = pl.lit(0)
-    if source.row_bytes is not None:
-        row_bytes = source.row_bytes
+    """Return the rows of a file with the columns of the combined table.
+
+    FILE is the number of the file. By two further columns, the guessed types are verified
+    later: CONTRADICTS_TYPES is True in rows that contradict them, and BYTES is the length
+    of the row in bytes, or 0 if it is not measured.
+    """
+    row_bytes = pl.lit(0) if source.row_bytes is None else source.row_bytes
     frame = source.frame.select(
         pl.lit(file_number).alias(FILE),
         source.contradicts_types.alias(CONTRADICTS_TYPES),
@@ -115,8 +126,9 @@ def _select_rows(
     if columns.with_row_numbers:
         frame = frame.with_row_index(ROW_NUMBER)
     if source.is_csv:
-        # The output and the summary both read the rows. Text is expensive to parse, so
-        # its values are kept in memory for both. Parquet is read twice, to save memory.
+        # The rows are read twice: for the output and for the summary of each file. Text is
+        # expensive to parse, so the parsed rows are kept in memory. The rows of a Parquet
+        # file are not kept, to save memory.
         return frame.cache()
     return frame
 
@@ -124,21 +136,20 @@ def _select_rows(
 def _select_values(source: Source, columns: TableColumns) -> list[pl.Expr]:
     """Return expressions for the columns of data in a file.
 
-    Columns in which words such as NA are counted get a second expression, which is True in
-    rows that hold such a word. Its name begins with IS_MARKER.
+    A column in which words such as NA are still to be counted has a second expression,
+    which is True in rows that hold one of these words. The name of this expression is
+    IS_MARKER followed by the name of the column.
     """
     expressions = []
     for name, dtype in columns.types.items():
         column = source.columns.get(name, ABSENT_COLUMN)
-        values = pl.lit(None)
-        if column.type is not None:
-            values = column.values
+        # A column without values has no type. It is null in all rows.
+        values = pl.lit(None) if column.type is None else column.values
         expressions.append(values.cast(dtype).alias(name))
 
         if name in columns.with_uncounted_markers:
-            is_marker = pl.lit(False)
-            if column.is_marker is not None:
-                is_marker = column.is_marker
+            # In this file, the words may have been counted already. Then no row counts.
+            is_marker = pl.lit(False) if column.is_marker is None else column.is_marker
             expressions.append(is_marker.alias(IS_MARKER + name))
     return expressions
 
@@ -146,27 +157,28 @@ def _select_values(source: Source, columns: TableColumns) -> list[pl.Expr]:
 def aggregate_by_file(
     rows: pl.LazyFrame, *aggregations: pl.Expr, has_several_files: bool
 ) -> pl.LazyFrame:
-    """Summarize the stacked rows: return one row for each file that is not empty.
+    """Summarize the stacked rows: return a row for each file that has rows.
 
-    Each row holds the number of its file in FILE, the count of the file's rows in `rows`,
-    and the caller's `aggregations`. It also holds the sums of CONTRADICTS_TYPES, of BYTES
-    and of the columns of IS_MARKER, for `find_confirmed_files` and `set_marker_counts`.
+    The result has the number of the file in FILE, the number of its rows in `rows`, and
+    the caller's `aggregations`. It also has the sums of the columns that `stack_rows` adds:
+    CONTRADICTS_TYPES counts the rows that contradict guessed types, BYTES is the length of
+    the rows in bytes, and columns whose names begin with IS_MARKER count words such as NA.
     """
-    verification = cs.by_name(CONTRADICTS_TYPES, BYTES) | cs.starts_with(IS_MARKER)
-    summary = [pl.len().alias("rows"), verification.sum(), *aggregations]
+    columns_to_sum = cs.by_name(CONTRADICTS_TYPES, BYTES) | cs.starts_with(IS_MARKER)
+    summary = [pl.len().alias("rows"), columns_to_sum.sum(), *aggregations]
     if has_several_files:
         return rows.group_by(FILE).agg(summary)
-    # Rows of a single file need no grouping, which is slow. If there are none, FILE is null
-    # in the result, which is the number of no file.
+    # Rows of a single file need no grouping, which is slow. If the file has no rows, FILE
+    # is null in the result, so that the summary belongs to no file.
     return rows.select(pl.first(FILE), *summary)
 
 
 def find_confirmed_files(sources: list[Source], summary: pl.DataFrame) -> set[str]:
     """Return the names of the files that were read correctly, with the guessed types.
 
-    In such a file, no row contradicts the types, and the rows that polars read are together
-    as long as the file, so that no line was divided wrongly. `summary` is the result of
-    `aggregate_by_file`.
+    In these files, no row contradicts the types, and the values that polars has read add
+    up to the length of the file, so that no line was divided wrongly. `summary` is the
+    result of `aggregate_by_file`, with the sums of CONTRADICTS_TYPES and BYTES by file.
     """
     sums_by_file = {row[FILE]: row for row in summary.to_dicts()}
     sums_of_empty_file = {CONTRADICTS_TYPES: 0, BYTES: 0}
@@ -183,15 +195,15 @@ def find_confirmed_files(sources: list[Source], summary: pl.DataFrame) -> set[st
 def set_marker_counts(sources: list[Source], summary: pl.DataFrame) -> None:
     """Set the `marker_count` of each column to the number of words such as NA in all rows.
 
-    Until now, it is the number of such words in the first rows. `summary` is the result of
-    `aggregate_by_file`.
+    Before, `marker_count` has only counted the words in the first rows of some files.
+    `summary` is the result of `aggregate_by_file`.
     """
     sums_by_file = {row[FILE]: row for row in summary.to_dicts()}
     for file_number, source in enumerate(sources):
         # An empty file is not in the summary.
         sums = sums_by_file.get(file_number, {})
         for name, column in source.columns.items():
-            # In other columns, the markers of all rows have been counted already.
+            # Columns without `is_marker` have been counted in all rows already.
             has_uncounted_markers = column.is_marker is not None
             if has_uncounted_markers:
                 column.marker_count = sums.get(IS_MARKER + name, 0)

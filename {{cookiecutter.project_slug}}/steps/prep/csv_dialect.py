@@ -28,9 +28,9 @@ def detect_dialect(
 ) -> CsvFile:
     """Detect the delimiter and the header of a CSV file.
 
-    Settings in `text_format` take precedence over what the file seems to be. Raises
-    UnicodeError if the file is not text in this encoding, and DataError if it has no
-    header.
+    Settings in `text_format` take precedence over what is detected. `name` is the name of
+    the file in messages. Raises UnicodeError if the file is not text in this encoding, and
+    DataError if the file has no header.
     """
     with open_text(path, encoding) as file:
         start = file.read(START_CHARACTERS)
@@ -73,9 +73,10 @@ def _clean_header(header: list[str], delimiter: str) -> list[str]:
 
 
 def _find_declared_delimiter(start: str) -> str | None:
-    """Return the delimiter that a first line such as `sep=;` declares, or None.
+    """Return the delimiter that the first line of a file declares, or None.
 
-    Excel reads and writes such lines. `start` is the start of the file.
+    For example, the line `sep=;` declares a semicolon. Excel reads and writes such lines.
+    `start` is the text at the start of the file.
     """
     declaration = re.match(r'"?sep=(.)"?\r?\n', start)
     return declaration[1] if declaration else None
@@ -122,29 +123,30 @@ def _choose_delimiter(
     skipped_lines: int,
     text_format: TextFormat,
 ) -> str:
-    """Choose the delimiter that splits the header and all rows into equally many values.
+    """Choose the delimiter by which the values of a file are most probably separated.
 
-    There must be at least two values. If several delimiters split the rows in this way, or
-    none does, the one with the most columns is chosen. `headers` has the names of the
-    columns by delimiter, and `start` is the start of the file.
+    The best delimiters split the header and all first rows into the same number of values,
+    which is at least two. Among these, or among all delimiters if no delimiter does so, the
+    one that gives the most columns is chosen. `headers` has the names of the columns by
+    delimiter, and `start` is the text at the start of the file.
     """
     width_by_delimiter = {
         delimiter: len(header) for delimiter, header in headers.items()
     }
-    has_one_column = max(width_by_delimiter.values()) == 1
-    has_several_candidates = len(width_by_delimiter) > 1
-    if has_one_column and has_several_candidates:
-        # The decimal mark of its numbers must not be taken for a delimiter.
+    header_is_undivided = max(width_by_delimiter.values()) == 1
+    has_several_delimiters = len(width_by_delimiter) > 1
+    if header_is_undivided and has_several_delimiters:
+        # The header holds none of the delimiters, so any of them gives a single column.
+        # But the decimal mark, such as a comma, would split the numbers below the header.
         width_by_delimiter.pop(text_format.decimal, None)
 
-    def rank(delimiter: str) -> tuple[bool, int]:
-        width = width_by_delimiter[delimiter]
-        splits_all_rows = width > 1 and _rows_have_width(
-            width, start, delimiter, skipped_lines
-        )
-        return splits_all_rows, width
-
-    return max(width_by_delimiter, key=rank)
+    width_by_best_delimiter = {
+        delimiter: width
+        for delimiter, width in width_by_delimiter.items()
+        if width > 1 and _rows_have_width(width, start, delimiter, skipped_lines)
+    }
+    candidates = width_by_best_delimiter or width_by_delimiter
+    return max(candidates, key=lambda delimiter: candidates[delimiter])
 
 
 def _rows_have_width(
@@ -152,25 +154,26 @@ def _rows_have_width(
 ) -> bool:
     """Return whether a delimiter splits each of the first rows into `width` values.
 
-    `start` is the start of the file.
+    `start` is the text at the start of the file.
     """
     file = io.StringIO(start, newline="")
     reader = create_reader(file, delimiter, skipped_lines, strict=False)
-    filled_rows = filter(None, reader)
-    rows = list(islice(filled_rows, FIRST_ROWS))
+    # The reader returns an empty list for a blank line.
+    rows_without_blank_lines = filter(None, reader)
+    rows = list(islice(rows_without_blank_lines, FIRST_ROWS))
     file_goes_on = len(start) == START_CHARACTERS
     if file_goes_on:
-        # The last of these rows may be cut off.
+        # The text ends in the middle of the file, so the last of these rows may be cut off.
         rows = rows[:-1]
     return all(len(row) == width for row in rows)
 
 
 def resolve_repeated_names(file: CsvFile, roles: ColumnRoles) -> None:
-    """Set repeated names in the header to "" if the model does not need these columns.
+    """Remove repeated names from the header if the model does not need these columns.
 
-    Columns without a name are left out when the rows are read. Raises DataError if the
-    name of a column that is needed repeats. All columns are needed in training, and for a
-    model that does not record its columns.
+    The names become "", because columns without a name are left out when the rows are
+    read. Raises DataError if a name repeats and its column is needed. All columns are
+    needed in training, and for a model that does not record its columns.
     """
     counts = Counter(file.header)
     all_are_needed = roles.model_columns is None

@@ -61,50 +61,54 @@ class CsvFile:
         """Open the file as text, unpacked and decoded."""
         return open_text(self.path, self.encoding)
 
-    def count_row_bytes(self) -> int:
-        """Return the length of all rows below the header in bytes, without "\\r".
+    def count_row_bytes(self) -> int | None:
+        """Return the length of all rows below the header in bytes.
 
-        The caller compares this length with the lengths of the values that polars reads, to
-        which it adds one byte for each delimiter and each line end. So the last line counts
-        as if it had a line end. Returns 0 if the lengths cannot be compared, because the
-        file is packed or holds quotes.
+        The caller compares this length with the values that polars reads: it adds up the
+        lengths of the values, and one byte for each delimiter and each line end. Therefore,
+        carriage returns ("\\r") do not count here, and the last line counts as if it had a
+        line end. Returns None if the lengths cannot be compared, because the file is packed
+        or holds quotes.
         """
         if is_compressed(self.path):
-            return 0
+            return None
         byte_count = 0
-        # After the loop, this is the last block of the file.
-        block = b""
+        last_byte = b""
         with self.path.open("rb") as file:
             for _ in range(self.skipped_lines):
                 file.readline()
             header = file.readline()
             if b'"' in header:
-                return 0
+                return None
             for block in iter(partial(file.read, BLOCK_BYTES), b""):
                 if b'"' in block:
-                    return 0
+                    return None
                 # Most blocks have no "\r". Searching for the first one is faster than
                 # counting.
                 carriage_returns = block.count(b"\r") if b"\r" in block else 0
                 byte_count += len(block) - carriage_returns
+                last_byte = block[-1:]
 
-        last_line_has_no_end = block != b"" and not block.endswith(b"\n")
+        # If there are no rows, `last_byte` is empty.
+        last_line_has_no_end = last_byte not in (b"", b"\n")
         return byte_count + 1 if last_line_has_no_end else byte_count
 
     def polars_can_read(self) -> bool:
         """Return whether polars can read the file, judged by its name and first bytes.
 
-        A later line may still be read wrongly: see `has_odd_lines`.
+        Even then, polars may read a later line wrongly: see `has_odd_lines`.
         """
-        # polars unpacks gzip, but none of these.
+        # polars unpacks gzip, but none of these formats.
         if self.path.name.lower().endswith((".bz2", ".xz", ".zip")):
             return False
-        # polars reads only UTF-8, and no delimiter of several characters.
+        # polars reads only UTF-8, which is called utf-8-sig here because a byte order mark
+        # may come first. Its delimiter is a single character, but SPACES may be several.
         if self.encoding != "utf-8-sig" or self.delimiter == SPACES:
             return False
 
         with open_decompressed(self.path) as file:
             start = file.read(START_BYTES)
+        # Lines of old Mac files end with a carriage return alone.
         has_old_line_ends = re.search(rb"\r[^\n]", start) is not None
         if has_old_line_ends:
             return False
@@ -129,10 +133,11 @@ class CsvFile:
     def has_odd_lines(self) -> bool:
         """Return whether polars may read a line differently from Python's csv module.
 
-        Such a line is odd: it has more or fewer values than the header, quotes within a
-        value, or a line end within it.
+        A line is odd if it has more or fewer values than the header, or if one of its
+        values has a line end or an unusual quote inside.
         """
-        # No file contains the separator UNUSED, so each line is read as a single value.
+        # UNUSED is a control character, which files of text do not contain. With this
+        # separator, polars reads each line as a single value.
         lines = pl.scan_csv(
             self.path,
             glob=False,
@@ -147,33 +152,38 @@ class CsvFile:
         lines_without_quotes = lines.filter(~has_quote)
         if self._any_line_is_odd(lines_without_quotes, line, forbidden="\r"):
             return True
+        return self._any_quoted_line_is_odd(lines.filter(has_quote), line)
 
-        # In the other lines, each quoted value is replaced by UNUSED: ;"a;""b""";7 becomes
-        # ;UNUSED;7. A quoted value stands at the start of the line or after a delimiter, and
-        # two quotes within it mean one. No other quotes may be left, and only a delimiter
-        # may follow a quoted value.
+    def _any_quoted_line_is_odd(
+        self, lines_with_quotes: pl.LazyFrame, line: pl.Expr
+    ) -> bool:
+        """Return whether any of the lines with quotes is odd: see `has_odd_lines`.
+
+        `line` is the expression for the text of a line.
+        """
+        # Each quoted value is replaced by the character UNUSED, so that delimiters inside
+        # the value do not count: ;"a;""b""";7 becomes ;UNUSED;7. A quoted value stands at
+        # the start of the line or after a delimiter. Two quotes inside the value mean one.
         delimiter = re.escape(self.delimiter)
         quoted_value = rf'(^|{delimiter})"(?:[^"]|"")*"'
-        line_without_quoted_values = line.str.replace_all(quoted_value, "${1}" + UNUSED)
+        shortened_line = line.str.replace_all(quoted_value, "${1}" + UNUSED)
+        # No other quotes may be left, and only a delimiter may follow a quoted value.
         forbidden = rf'["\r]|{UNUSED}[^{delimiter}]'
-        lines_with_quotes = lines.filter(has_quote)
-        return self._any_line_is_odd(
-            lines_with_quotes, line_without_quoted_values, forbidden
-        )
+        return self._any_line_is_odd(lines_with_quotes, shortened_line, forbidden)
 
     def _any_line_is_odd(
         self, lines: pl.LazyFrame, text: pl.Expr, forbidden: str
     ) -> bool:
-        """Return whether any line has the wrong number of values, or a forbidden character.
+        """Return whether any line has the wrong number of values, or forbidden text.
 
         `text` is the expression for the text of a line, in which quoted values may have
-        been replaced. `forbidden` is a regular expression.
+        been replaced. `forbidden` is a regular expression for text that no line may hold.
         """
         column_count = len(self.header)
         value_count = text.str.count_matches(self.delimiter, literal=True) + 1
         is_odd = (value_count != column_count) | text.str.contains(forbidden)
-        # A blank line is null. It is odd, except in a file of one column, in which it is a
-        # missing value.
+        # polars reads a blank line as null. In a file of one column, a blank line is a
+        # missing value. In other files, it is odd.
         blank_is_odd = column_count > 1
         any_odd = is_odd.fill_null(blank_is_odd).any()
         return bool(lines.select(any_odd).collect(engine="streaming").item())
@@ -208,11 +218,12 @@ class CsvFile:
     def _correct_row(
         self, values: list[str], line: int, *, has_fitting_row: bool
     ) -> list[str] | None:
-        """Return the values of a row that has more or fewer values than the header.
+        """Correct a row that has more or fewer values than the header.
 
-        Only blank lines and spaces at the end of a line can be corrected. Returns None for
-        a blank line that is to be skipped, and raises DataError for all other rows.
-        `has_fitting_row` is True if an earlier row has as many values as the header.
+        Only blank lines and spaces at the end of a line can be corrected. Returns the
+        corrected values, or None if the row is a blank line that is to be skipped. Raises
+        DataError for all other rows. `has_fitting_row` is True if an earlier row has as
+        many values as the header.
         """
         column_count = len(self.header)
         if column_count == 1 and not values:
@@ -235,16 +246,18 @@ class CsvFile:
     def _explain_wrong_width(
         self, value_count: int, line: int, *, has_fitting_row: bool
     ) -> DataError:
-        """Return the error for a row that has more or fewer values than the header."""
+        """Return the error for a row that has more or fewer values than the header.
+
+        `has_fitting_row` is True if an earlier row has as many values as the header.
+        """
         column_count = len(self.header)
         values = "1 value" if value_count == 1 else f"{value_count} values"
         message = (
             f"{self.name}, line {line}: the row has {values}, but the header has"
             f" {column_count}."
         )
-        # If an earlier row fits, the fault is in this row and not in the settings. A header
-        # of one column proves nothing: it may be a line of a title, which other lines of
-        # the title fit.
+        # If an earlier row fits, this row is at fault, and not the settings. But if the
+        # header has one column, the header and the rows that fit may be lines of a title.
         settings_may_be_wrong = column_count == 1 or not has_fitting_row
         if settings_may_be_wrong:
             hint = self._suggest_settings()
@@ -257,20 +270,21 @@ class CsvFile:
     def find_line(self, row: int) -> int:
         """Return the number of the line in which a row ends. Rows count from 0.
 
-        A value may span several lines, so the number cannot be calculated: the file is read
-        again up to this row.
+        The file is read again up to this row, because a value may span several lines, so
+        that the number of the line cannot be calculated.
         """
         for row_number, (line, _) in enumerate(self.read_rows()):
             if row_number == row:
                 return line
-        # polars counts blank lines as rows, which the csv module skips. A file that has any
-        # is read again by the csv module, so nobody sees this number.
+        # There are fewer rows only if polars has counted `row` in a file with blank lines:
+        # polars counts blank lines as rows, and the csv module skips them. The caller then
+        # reads the file again with the csv module, so this number is never shown.
         return row
 
     def _suggest_settings(self) -> str:
-        """Suggest what may make the file readable, if its lines do not fit the header.
+        """Suggest how to make a file readable if its rows and header differ in length.
 
-        Returns "" if there is nothing to suggest.
+        Returns a sentence for the user, or "" if there is nothing to suggest.
         """
         lines = self.read_first_lines()
         if len(self.header) == 1 and are_decimal_commas(lines[1:]):
@@ -296,18 +310,19 @@ class CsvFile:
         return ""
 
     def _may_have_row_names(self, layout: Layout, lines: list[str]) -> bool:
-        """Return whether the first column may hold row names, without a name in the header.
+        """Return whether the rows may begin with row names that have no name in the header.
 
-        All rows then have one value more than the header. The first row must also hold a
-        number: without one, it may be the real header, below a title. `layout` is the
-        layout that was found in the first lines of the file, `lines`.
+        All rows then have one value more than the header. Therefore `layout`, the longest
+        table of equally long rows at the end of `lines`, begins just below the header.
+        `lines` are the first lines of the file.
         """
         lines_up_to_header = self.skipped_lines + 1
-        table_begins_below_header = layout.skipped_lines == lines_up_to_header
-        if layout.delimiter != self.delimiter or not table_begins_below_header:
+        layout_begins_below_header = layout.skipped_lines == lines_up_to_header
+        if layout.delimiter != self.delimiter or not layout_begins_below_header:
             return False
         if layout.column_count != len(self.header) + 1:
             return False
+        # A first row without a number may be the real header, below a line of a title.
         first_row = lines[lines_up_to_header]
         reader = csv.reader([first_row], delimiter=self.delimiter)
         values = next(reader, [])
@@ -359,7 +374,7 @@ def create_reader(
     The `line_num` of the reader does not count the skipped lines. A strict reader raises
     csv.Error if the quotes of a value are wrong.
     """
-    # This limit holds for the whole process. The usual one, 128 KB, is too small for some
+    # The limit holds for the whole process. Its default of 128 KB is too small for some
     # columns of text.
     csv.field_size_limit(LONGEST_VALUE)
     for _ in range(skipped_lines):
@@ -367,14 +382,17 @@ def create_reader(
     return csv.reader(
         file,
         delimiter=delimiter,
-        # Several spaces in a row are one delimiter.
+        # Consecutive spaces are one delimiter, so the spaces after the first are skipped.
         skipinitialspace=delimiter == SPACES,
         strict=strict,
     )
 
 
 def read_header(reader: Reader) -> list[str]:
-    """Return the values of the first line that is not blank; an empty list if all are."""
+    """Return the values of the first line that is not blank.
+
+    Returns an empty list if all lines are blank.
+    """
     for values in reader:
         if values:
             return values

@@ -292,10 +292,9 @@ def _open_csv_rows(
     # that polars has read (`row_bytes`) with the bytes in the file (`expected_bytes`). They
     # differ if polars has divided a line wrongly, and then the file is read again. Checking
     # each line now takes a pass over the file, so it is only done if the bytes cannot be
-    # compared.
-    expected_bytes = file.count_row_bytes() if trust_first_rows else 0
-    # The number is 0 if the bytes cannot be counted, as in a file with quotes.
-    lines_are_verified_later = expected_bytes > 0
+    # compared, as in a file with quotes.
+    expected_bytes = file.count_row_bytes() if trust_first_rows else None
+    lines_are_verified_later = expected_bytes is not None
     if not _is_safe_for_polars(file, check_lines=not lines_are_verified_later):
         copied_rows = _copy_rows(file, scratch)
         # The copy has no bytes to compare, so all of its rows are read to find the types.
@@ -304,7 +303,7 @@ def _open_csv_rows(
     source = infer_csv_source(
         file.scan(), file, options, trust_first_rows=trust_first_rows
     )
-    if lines_are_verified_later:
+    if expected_bytes is not None:
         source.row_bytes = _measure_rows(file)
         source.expected_bytes = expected_bytes
     return source
