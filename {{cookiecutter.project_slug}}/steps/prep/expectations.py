@@ -58,8 +58,8 @@ def add_rules_for_training(
 ) -> ColumnRoles:
     """Return the roles of the columns, with the rules for training data.
 
-    An ignored column that has a rule is read, but only to be checked. `expectations` has
-    the rules by column and by the name of the rule.
+    An ignored column that has rules is read, but only to check these rules. `expectations`
+    has the rules of data.expect in settings.yml, such as `{"age": {"min": 0}}`.
     """
     return replace(
         roles,
@@ -75,27 +75,32 @@ def add_rules_for_scoring(
     ignore: Sequence[str],
     target: str | None,
 ) -> ColumnRoles:
-    """Return the roles of the columns, with the rules for new data that is scored.
+    """Return the roles of the columns, with the rules for new data that will be scored.
 
-    A column that has a rule, but is neither a key nor a column of the model, is read only
-    to be checked. The target is not checked, because new data may lack it. `ignore`
-    lists the columns under data.ignore in settings.yml, and `expectations` has the rules by
-    column and by the name of the rule.
+    The rules of the target are left out, because new data may lack the target.
+    `expectations` has the rules of data.expect in settings.yml, such as
+    `{"age": {"min": 0}}`. `ignore` lists the columns under data.ignore.
     """
-    checked = {name: rules for name, rules in expectations.items() if name != target}
+    rules_by_column = {
+        name: rules for name, rules in expectations.items() if name != target
+    }
     if roles.model_columns is None:
-        # An older model does not record which columns it was trained with, so each column
-        # with a rule may be missing.
-        roles_with_rules = add_rules_for_training(roles, checked)
-        return replace(roles_with_rules, optional=list(checked))
+        # An older model does not record which columns it was trained with, so new data may
+        # lack any column that has rules.
+        roles_with_rules = add_rules_for_training(roles, rules_by_column)
+        return replace(roles_with_rules, optional=list(rules_by_column))
+
+    # A column that is neither a key nor used by the model is read only to check its rules.
     used_columns = [*roles.model_columns, *roles.keys]
+    only_checked = [name for name in rules_by_column if name not in used_columns]
+    # If a column of the model is missing, `check_against_schema` decides whether this is an
+    # error. New data may also lack the columns that were ignored in training.
+    optional = [*roles.model_columns, *ignore]
     return replace(
         roles,
-        expectations=checked,
-        only_checked=[name for name in checked if name not in used_columns],
-        # If a column of the model is missing, `check_against_schema` decides whether this
-        # is an error. New data may also lack the columns that were ignored in training.
-        optional=[*roles.model_columns, *ignore],
+        expectations=rules_by_column,
+        only_checked=only_checked,
+        optional=optional,
     )
 
 
@@ -109,9 +114,9 @@ def create_checks(
     """
     checks: list[Check] = []
     problems: list[str] = []
-    for name, rules in roles.expectations.items():
-        columns = [source.columns[name] for source in sources if name in source.columns]
-        if not columns:
+    for name in roles.expectations:
+        is_absent = all(name not in source.columns for source in sources)
+        if is_absent:
             if name not in roles.optional:
                 problems.append(_explain_absence(name, sources))
             continue
@@ -122,33 +127,50 @@ def create_checks(
             )
             continue
 
-        # New data may hold fractions where the training data held integers. Whether a rule
-        # suits the column is therefore judged by the type in the model's schema, but the
-        # rule is evaluated on the new data, so that fractions break a rule for integers.
-        expected = roles.get_expected_column(name)
-        expected_type = types[name] if expected is None else expected.type
-        is_empty = all(column.type is None for column in columns)
-        for check in _list_checks_of_column(name, rules, is_empty=is_empty):
-            problem = _find_problem(check, expected_type)
-            if problem is None:
-                breaks_rule = _express_broken_rule(check, types[name])
-                checks.append(replace(check, breaks_rule=breaks_rule))
-            else:
-                problems.append(join_sentences(problem, _quote_note(name, sources)))
+        unsuitable_rules = _find_unsuitable_rules(name, types[name], sources, roles)
+        if unsuitable_rules:
+            problems += unsuitable_rules
+            continue
+        for check in _list_checks_of_column(name, sources, roles):
+            breaks_rule = _express_broken_rule(check, types[name])
+            checks.append(replace(check, breaks_rule=breaks_rule))
     if problems:
         raise DataError("\n".join(problems))
     return checks
 
 
-def _list_checks_of_column(
-    name: str, rules: Mapping[str, Any], *, is_empty: bool
-) -> Iterator[Check]:
-    """Yield a check for each rule of a column that can be broken.
+def _find_unsuitable_rules(
+    name: str, dtype: pl.DataType, sources: list[Source], roles: ColumnRoles
+) -> list[str]:
+    """Return sentences on each rule that does not suit the type of its column.
 
-    `rules` has the values of the rules by their names. If the column is empty, rules about
-    its values cannot be broken, and it has no type that the rules might not suit.
+    For example, the rule `min: 0` does not suit a column of text. `dtype` is the type of
+    the column in the prepared data.
     """
-    for rule, value in rules.items():
+    # New data may hold fractions where the training data held integers. So a rule has to
+    # suit the type that the column had in training, if there is a schema that records it.
+    expected = roles.get_expected_column(name)
+    type_in_training = dtype if expected is None else expected.type
+    problems = []
+    for check in _list_checks_of_column(name, sources, roles):
+        problem = _find_problem(check, type_in_training)
+        if problem is not None:
+            problems.append(join_sentences(problem, _quote_note(name, sources)))
+    return problems
+
+
+def _list_checks_of_column(
+    name: str, sources: list[Source], roles: ColumnRoles
+) -> Iterator[Check]:
+    """Yield a check for each of a column's rules, except for those that cannot be broken.
+
+    In a column without values, rules on values cannot be broken. The column has no type
+    that these rules could be checked against, either.
+    """
+    columns = [source.columns[name] for source in sources if name in source.columns]
+    # A column without values has no type.
+    is_empty = all(column.type is None for column in columns)
+    for rule, value in roles.expectations[name].items():
         is_switched_off = rule == "unique" and not value
         cannot_be_broken = is_empty and rule in RULES_ON_VALUES
         if is_switched_off or cannot_be_broken:
@@ -157,7 +179,7 @@ def _list_checks_of_column(
 
 
 def _explain_absence(name: str, sources: list[Source]) -> str:
-    """Return the sentences about a column that has rules but is in no file."""
+    """Return sentences that say that no file has a column with rules, and how to fix it."""
     all_names = dict.fromkeys(column for source in sources for column in source.columns)
     problem = f"No file has a column '{name}', which data.expect in settings.yml names."
     hint = suggest_similar_name(name, all_names)
@@ -176,7 +198,7 @@ def _quote_note(name: str, sources: list[Source]) -> str:
 
 
 def _find_problem(check: Check, dtype: pl.DataType) -> str | None:
-    """Return why a rule does not suit a column of this type; None if it does."""
+    """Return why a rule does not suit a column of type `dtype`, or None if it does."""
     if check.rule == "values":
         return _explain_unsuitable_values(check, dtype)
     if check.rule in ("min", "max"):
@@ -185,7 +207,10 @@ def _find_problem(check: Check, dtype: pl.DataType) -> str | None:
 
 
 def _explain_unsuitable_values(check: Check, dtype: pl.DataType) -> str | None:
-    """Return why the rule `values` does not suit a column of this type; None if it does."""
+    """Return why the rule `values` does not suit the type of its column.
+
+    Returns None if it does. The rule lists the values that the column may have.
+    """
     column = check.column
     if dtype.is_float():
         return (
@@ -205,7 +230,10 @@ def _explain_unsuitable_values(check: Check, dtype: pl.DataType) -> str | None:
 
 
 def _explain_unsuitable_bound(check: Check, dtype: pl.DataType) -> str | None:
-    """Return why `min` or `max` does not suit a column of this type; None if it does."""
+    """Return why the rule `min` or `max` does not suit the type of its column.
+
+    Returns None if it does.
+    """
     column = check.column
     rule = check.rule
     bound = check.value
@@ -226,7 +254,7 @@ def _explain_unsuitable_bound(check: Check, dtype: pl.DataType) -> str | None:
 
 
 def _is_of_type(value: object, dtype: pl.DataType) -> bool:
-    """Return whether a value in settings.yml can be compared with values of this type."""
+    """Return whether a value in settings.yml can be compared with a column of a type."""
     if isinstance(value, bool):
         return dtype == BOOLEAN
     if isinstance(value, (int, float)):
@@ -237,7 +265,7 @@ def _is_of_type(value: object, dtype: pl.DataType) -> bool:
 
 
 def _explain_how_to_write(dtype: pl.DataType) -> str:
-    """Return how to write a value of this type in settings.yml, to end a sentence."""
+    """Return how to write a value of a type in settings.yml, as the end of a sentence."""
     if dtype == BOOLEAN:
         return "write true or false, without quotes"
     if dtype.is_numeric():
@@ -267,9 +295,10 @@ def _parse_date_or_time(text: str) -> date | datetime | None:
 
 
 def _express_broken_rule(check: Check, dtype: pl.DataType) -> pl.Expr | None:
-    """Return an expression that is True in rows that break a rule; None for `unique`.
+    """Return an expression that is True in rows that break a rule, or None for `unique`.
 
-    A missing value breaks no rule but `missing`: the expression is null in its row.
+    A single row cannot break the rule `unique`. A missing value only breaks the rule
+    `missing`: for other rules, the expression is null in its row.
     """
     column = cs.by_name(check.column).as_expr()
     if check.rule == "unique":
@@ -287,24 +316,31 @@ def _express_broken_rule(check: Check, dtype: pl.DataType) -> pl.Expr | None:
 def _is_among(
     column: pl.Expr, allowed_values: list[Any], dtype: pl.DataType
 ) -> pl.Expr:
-    """Return whether each value of a column of type `dtype` is one of those allowed."""
+    """Return an expression that is True where the column's value is one of those allowed.
+
+    `dtype` is the type of the column. The allowed values come from settings.yml, so dates
+    are text.
+    """
     if dtype.is_temporal():
-        moments = [_parse_date_or_time(text) for text in allowed_values]
-        times = pl.Series(moments, dtype=TIMESTAMP)
-        return column.cast(TIMESTAMP).is_in(times.implode())
+        dates_or_times = [_parse_date_or_time(text) for text in allowed_values]
+        allowed = pl.Series(dates_or_times, dtype=TIMESTAMP)
+        return column.cast(TIMESTAMP).is_in(allowed.implode())
     if dtype.is_numeric():
-        # An integer beyond 64 bits becomes null, which no value of the data equals.
-        numbers = pl.Series(allowed_values, dtype=INTEGER, strict=False)
-        return column.is_in(numbers.cast(dtype).implode())
-    return column.is_in(pl.Series(allowed_values, dtype=dtype).implode())
+        # Only columns of integers may have this rule. If new data holds fractions, its
+        # column has another type, so the integers are converted. An integer of more than 64
+        # bits becomes null, which equals no value of the data.
+        allowed = pl.Series(allowed_values, dtype=INTEGER, strict=False).cast(dtype)
+        return column.is_in(allowed.implode())
+    allowed = pl.Series(allowed_values, dtype=dtype)
+    return column.is_in(allowed.implode())
 
 
 def _make_comparable(column: pl.Expr, bound: float | str) -> tuple[pl.Expr, pl.Expr]:
-    """Return a column and its min or max as expressions of types that can be compared.
+    """Return a column and its bound, a min or max, as expressions of comparable types.
 
-    If the bound is a date without a time, only the dates of the column's times are
-    compared: 2026-01-31 18:00 is not above the max 2026-01-31. A bound that is text must
-    be a date or a time.
+    If the bound is a date without a time, times in the column are reduced to their dates:
+    2026-01-31 18:00 is not above the max 2026-01-31. A bound that is text must be a date or
+    a time.
     """
     if isinstance(bound, str):
         moment = _parse_date_or_time(bound)

@@ -19,9 +19,9 @@ START_BYTES = 512
 GZIP_SIZE_BYTES = 4
 # In bytes. To read a line, polars needs twelve times its size in memory.
 LONGEST_LINE = 2**24
-# At intervals of this many bytes, a sample of a file is searched for the end of a line.
-LINE_END_INTERVAL = LONGEST_LINE // 2
-LINE_END_BYTES = 2**16
+# At intervals of this many bytes, a sample of this size is searched for the end of a line.
+SAMPLE_INTERVAL = LONGEST_LINE // 2
+SAMPLE_BYTES = 2**16
 
 SAVE_SHEET = "save its sheet as CSV UTF-8 in Excel or LibreOffice"
 USE_PANDAS = "read it with pandas and write it with to_parquet()"
@@ -90,7 +90,7 @@ BYTE_ORDER_MARKS = (
 
 
 def check_content(path: Path, name: str) -> None:
-    """Raise DataError if a file is empty, or if its first bytes show that it is no table.
+    """Raise DataError if a file is empty, or if its content shows that it is no table.
 
     Messages call the file `name`.
     """
@@ -101,7 +101,7 @@ def check_content(path: Path, name: str) -> None:
     signature = _find_signature(start)
     if signature is not None:
         raise DataError(f"{name} is {signature.kind}, not a table: {signature.advice}.")
-    # The signature of a tar archive is not at its start.
+    # The signature of a tar archive is not at its start, so it is not among SIGNATURES.
     is_tar = start[257:262] == b"ustar"
     if is_tar:
         raise DataError(f"{name} is a tar archive, not a table: {UNPACK}.")
@@ -117,7 +117,10 @@ def check_content(path: Path, name: str) -> None:
 
 
 def _find_signature(start: bytes) -> Signature | None:
-    """Return the signature with which a file starts; None if it may be a table."""
+    """Return the signature of the kind of file that `start`, its first bytes, belongs to.
+
+    Returns None if the file may be a table.
+    """
     for signature in SIGNATURES:
         if start.startswith(signature.start):
             return signature
@@ -141,8 +144,9 @@ def _check_zipped(path: Path, name: str) -> None:
 def check_line_lengths(path: Path, name: str) -> None:
     """Raise DataError if a line of a CSV file is too long for polars to read it.
 
-    Messages call the file `name`. Python's csv module, which reads files that polars
-    cannot unpack, such as .bz2, has a limit of its own.
+    Messages call the file `name`. A packed file other than gzip, such as .bz2, is checked
+    only if the packed file itself is large. This is enough, because polars does not read
+    these formats: Python's csv module does, and reports values that are too long.
     """
     # Nearly all files pass one of these quick checks.
     if _count_unpacked_bytes(path) <= LONGEST_LINE or _lines_are_surely_short(path):
@@ -150,17 +154,15 @@ def check_line_lengths(path: Path, name: str) -> None:
 
     # These are positions in the unpacked file, in bytes.
     line_start = 0
-    block_end = 0
+    block_start = 0
     with open_decompressed(path) as file:
         for block in iter(partial(file.read, BLOCK_BYTES), b""):
-            line_end = block.rfind(b"\n")
-            if line_end < 0:
-                # Lines of old Mac files end with a carriage return alone.
-                line_end = block.rfind(b"\r")
-            if line_end >= 0:
-                line_start = block_end + line_end + 1
-            block_end += len(block)
-            if block_end - line_start > LONGEST_LINE:
+            last_line_end = _find_last_line_end(block)
+            if last_line_end is not None:
+                line_start = block_start + last_line_end + 1
+            block_start += len(block)
+            # `block_start` is now the end of all blocks that have been read.
+            if block_start - line_start > LONGEST_LINE:
                 raise DataError(
                     f"{name} has a line of more than {LONGEST_LINE // 2**20} MB, which"
                     f" begins at byte {line_start}: it is too long to be read as a row of"
@@ -168,31 +170,42 @@ def check_line_lengths(path: Path, name: str) -> None:
                 )
 
 
+def _find_last_line_end(block: bytes) -> int | None:
+    """Return the position of the last line end in a block of a file, or None."""
+    position = block.rfind(b"\n")
+    if position < 0:
+        # Lines of old Mac files end with a carriage return alone.
+        position = block.rfind(b"\r")
+    return position if position >= 0 else None
+
+
 def _lines_are_surely_short(path: Path) -> bool:
     """Return whether samples of a file show that no line can be too long.
 
-    A line of LONGEST_LINE bytes would fill at least one of the samples, which are taken at
-    intervals of half that length. Unless the file is packed, the rest of it is not read.
+    The samples are taken at intervals of half the length LONGEST_LINE. A line of this
+    length would fill at least one of the samples, so that the sample would hold no line
+    end. Unless the file is packed, only the samples are read.
     """
     with open_decompressed(path) as file:
-        while sample := file.read(LINE_END_BYTES):
+        while sample := file.read(SAMPLE_BYTES):
             has_line_end = b"\n" in sample or b"\r" in sample
             if not has_line_end:
                 return False
-            file.seek(LINE_END_INTERVAL - len(sample), os.SEEK_CUR)
+            # Go to the start of the next sample.
+            file.seek(SAMPLE_INTERVAL - len(sample), os.SEEK_CUR)
     return True
 
 
 def _count_unpacked_bytes(path: Path) -> int:
-    """Return the size of a file in bytes; for gzip, the size of the unpacked file.
+    """Return the size of a file in bytes, or for gzip the size of the unpacked file.
 
-    gzip stores the unpacked size in its last bytes. For other packed files, such as .bz2,
-    the result is the packed size.
+    For other packed files, such as .bz2, the result is the packed size.
     """
     with path.open("rb") as file:
         is_gzip = file.read(len(GZIP_START)) == GZIP_START
         size = file.seek(0, os.SEEK_END)
         if not is_gzip or size < GZIP_SIZE_BYTES:
             return size
+        # gzip stores the unpacked size in its last bytes.
         file.seek(-GZIP_SIZE_BYTES, os.SEEK_END)
         return int.from_bytes(file.read(), "little")

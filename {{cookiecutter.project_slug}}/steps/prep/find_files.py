@@ -128,7 +128,8 @@ class FoundFiles:
 def find_files(raw: Path) -> FoundFiles:
     """Return the CSV and Parquet files below the folder `raw`, or the one file `raw`.
 
-    Raises DataError if there are none, or if a file or a folder cannot be read.
+    Raises DataError if there are no CSV and Parquet files, or if a file or a folder cannot
+    be read.
     """
     status = _get_status(raw)
     if status is None:
@@ -177,7 +178,7 @@ def is_table(path: Path) -> bool:
 def _check_parents(raw: Path) -> None:
     """Raise DataError if a folder is inside a table of another format, such as Delta.
 
-    Its files must not be read without the rest of the table.
+    The files in this folder must not be read without the rest of the table.
     """
     for parent in raw.absolute().parents:
         # Parents that cannot be listed are not part of the data.
@@ -186,7 +187,7 @@ def _check_parents(raw: Path) -> None:
 
 
 def _suggest_path(raw: Path) -> str:
-    """Return a sentence on what to write in settings.yml for a path without data."""
+    """Return a sentence on how to correct a path in settings.yml that does not exist."""
     missing = _find_missing_part(raw)
     if missing.is_symlink():
         target = show_text(os.readlink(missing))
@@ -207,7 +208,8 @@ def _suggest_path(raw: Path) -> str:
 def _find_missing_part(path: Path) -> Path:
     """Return the first part of a path that does not exist.
 
-    For example, it is /data/sampel for /data/sampel/a.csv if only /data exists.
+    For example, this part is /data/sampel for the path /data/sampel/a.csv, if only /data
+    exists.
     """
     missing = path.absolute()
     while not missing.parent.exists():
@@ -236,31 +238,26 @@ def _find_files_below(root: Path) -> FoundFiles:
     - a folder cannot be read,
     - a link leads nowhere, or in a circle,
     - a folder is a table of another format, such as Delta, or
-    - something with the name of a table is not a file but, for example, a pipe.
+    - a path with the name of a table is not a file but, for example, a pipe.
     """
     files = FoundFiles()
     resolved_root = root.resolve()
     visited: set[Path] = set()
-    # Pairs of a folder and its path without links.
+    # Each folder to visit, with its path in which all links are resolved.
     folders = [(root, resolved_root)]
     while folders:
         folder, resolved_folder = folders.pop()
         paths = _list_folder(folder)
         _check_table_format(folder, {path.name for path in paths})
         for path in paths:
-            if _is_hidden(path):
-                if _is_hidden_table(path):
-                    files.hidden_tables.append(path)
-                continue
-            status = _get_status(path)
+            status = _get_status_of_visible_path(path, files)
             if status is None:
-                _check_missing_path(path)
-                files.other_files.append(path)
                 continue
 
+            # Only links take the time to resolve the whole path.
             is_link = path.is_symlink()
             resolved_path = path.resolve() if is_link else resolved_folder / path.name
-            # What a link leads to inside the root is visited without the link.
+            # A link to a path below the root is skipped, because the path itself is visited.
             leads_into_root = is_link and resolved_path.is_relative_to(resolved_root)
             if leads_into_root or resolved_path in visited:
                 continue
@@ -271,6 +268,24 @@ def _find_files_below(root: Path) -> FoundFiles:
                 _add_file(files, path, status)
     files.sort()
     return files
+
+
+def _get_status_of_visible_path(path: Path, files: FoundFiles) -> os.stat_result | None:
+    """Return the status of a path in a folder, or None if the path is to be skipped.
+
+    Hidden paths and broken links are skipped. If a user should know about a skipped path,
+    it is added to `files`. Raises DataError if the path cannot be read, or if it does not
+    exist and may have been a table.
+    """
+    if _is_hidden(path):
+        if _is_hidden_table(path):
+            files.hidden_tables.append(path)
+        return None
+    status = _get_status(path)
+    if status is None:
+        _report_missing_table(path)
+        files.other_files.append(path)
+    return status
 
 
 def _list_folder(folder: Path) -> list[Path]:
@@ -312,7 +327,8 @@ def _is_hidden_table(path: Path) -> bool:
 def _get_status(path: Path) -> os.stat_result | None:
     """Return the status of a file or folder, or None if the path does not exist.
 
-    Raises DataError if it cannot be read, for example because a link leads to itself.
+    Raises DataError if the status cannot be read, for example because the path is a link
+    that leads to itself.
     """
     try:
         return path.stat()
@@ -322,11 +338,12 @@ def _get_status(path: Path) -> os.stat_result | None:
         raise _explain_unreadable(path, error) from None
 
 
-def _check_missing_path(path: Path) -> None:
-    """Raise DataError if a path that may have been a table does not exist.
+def _report_missing_table(path: Path) -> None:
+    """Raise DataError for a path that does not exist, if the path may have been a table.
 
-    The path is a broken link, or a file that was removed during reading. It cannot have
-    been a table if it has the suffix of another kind of file.
+    The path is a broken link, or a file that was removed while the data was read. A path
+    with the suffix of another kind of file, such as .txt, was no table, so nothing is
+    raised for it.
     """
     has_other_suffix = path.suffix != "" and not is_table(path)
     if has_other_suffix:
@@ -362,17 +379,18 @@ def _check_encoding_of_name(path: Path) -> None:
 def _check_table_format(folder: Path, names: set[str]) -> None:
     """Raise DataError if a folder is a table of another format, such as Delta.
 
-    Some files of such a table hold outdated rows. `names` are the names of all files and
-    folders in the folder.
+    The folder must not be read file by file, because some of its files hold outdated rows.
+    `names` are the names of all files and folders in the folder.
     """
     for table_format in TABLE_FORMATS:
-        # Most folders hold no marker. Looking at the names is faster than a search.
-        first_name_of_marker = table_format.marker.partition("/")[0]
-        if first_name_of_marker not in names:
+        # A format is recognized by its marker, a path such as metadata/*.metadata.json.
+        # Most folders have none, and a look at their names is faster than a search.
+        first_part_of_marker = table_format.marker.partition("/")[0]
+        if first_part_of_marker not in names:
             continue
         markers = list(folder.glob(table_format.marker))
         if markers:
-            # Iceberg numbers its metadata files, so the last name is that of the newest.
+            # Iceberg numbers its metadata files, so the newest has the last name.
             newest = max(markers, key=lambda path: path.name)
             export = table_format.create_export_command(folder, newest)
             raise DataError(
@@ -388,7 +406,7 @@ def _explain_unreadable(path: Path, error: OSError) -> DataError:
 
 
 def _list_paths(paths: list[Path], folder: Path) -> str:
-    """List the first paths, relative to a folder, and say how many more there are."""
+    """Return the first paths, relative to a folder, and the number of the others."""
     shown_paths = [
         show_text(path.relative_to(folder).as_posix()) for path in paths[:LISTED_FILES]
     ]

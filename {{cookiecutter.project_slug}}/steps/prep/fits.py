@@ -37,17 +37,18 @@ Number = TypeVar("Number", int, pl.Expr)
 class ValueCounts:
     """How many values of a column a parser accepts, and how many there are to accept.
 
-    For example, a parser of integers accepts 1 of the 2 filled values in a column of 7, 007,
-    NA and an empty value: 007 may be a code.
+    For example, a column holds 7, 007, NA and an empty value. The values 7 and 007 are
+    filled. A parser of integers accepts only 7, because 007 may be a code.
     """
 
-    #: The values that the parser can read without loss.
+    #: The number of values that the parser can read without loss.
     accepted: int
-    #: The values that are not missing.
+    #: The number of values that are not missing.
     filled: int
-    #: The filled values and markers, words such as NA, if markers may be values of text.
+    #: The number of filled values and markers, which are words such as NA. The markers only
+    #: count if they could be values in a column of text.
     filled_or_marker: int
-    #: The numbers that are finite. If the type is no number, this is not 0.
+    #: The number of finite numbers. If the type is not a number, this is never 0.
     finite: int
 
     @property
@@ -81,12 +82,14 @@ def find_fit(values: pl.Series, parsers: ColumnParsers) -> Fit:
 def find_fits(
     texts: pl.DataFrame, parsers: Sequence[ColumnParsers]
 ) -> dict[int, list[Fit]]:
-    """Return the Fits of each file's columns, by the number of the file.
+    """Return the first parser that fits each column of each file.
 
-    A Fit holds the first parser that fits a column in this file. `texts` has the rows of
-    all files: the number of the file in FILE, and columns of text named "0", "1" and so on.
-    `parsers` are the parsers to try for each of these columns. A file without rows is not
-    in the result.
+    The result has a list of Fits by the number of the file. A Fit holds the parser and the
+    counts of the column's values. Files without rows are not in the result.
+
+    `texts` has the rows of all files, with the number of the file in FILE, and the values
+    as text in columns named "0", "1" and so on. `parsers` has the parsers to try, in the
+    order of these columns.
     """
     column_count = len(parsers)
     fits_by_group: dict[int, Fit] = {}
@@ -116,28 +119,27 @@ def count_parsed_values(
     """Return the value counts of each column, all counted in one pass over the rows."""
     expressions: list[pl.Expr] = []
     for column in columns:
-        expressions += _list_counted_expressions(column).values()
-    # The counts are in the order of the expressions: four for each column.
-    counts = iter(count_values(rows, expressions))
-    return [
-        ValueCounts(
-            accepted=next(counts),
-            filled=next(counts),
-            filled_or_marker=next(counts),
-            finite=next(counts),
+        expressions += [
+            column.accepted_values,
+            column.filled_text,
+            column.filled_text_or_marker,
+            column.finite_values,
+        ]
+    counts = count_values(rows, expressions)
+
+    # Each column has four expressions, so it has four consecutive counts.
+    counts_by_column = []
+    for position in range(len(columns)):
+        accepted, filled, filled_or_marker, finite = counts[4 * position :][:4]
+        counts_by_column.append(
+            ValueCounts(
+                accepted=accepted,
+                filled=filled,
+                filled_or_marker=filled_or_marker,
+                finite=finite,
+            )
         )
-        for _ in columns
-    ]
-
-
-def _list_counted_expressions(column: ParsedText) -> dict[str, pl.Expr]:
-    """Return the expressions whose values are counted, by the fields of ValueCounts."""
-    return {
-        "accepted": column.accepted_values,
-        "filled": column.filled_text,
-        "filled_or_marker": column.filled_text_or_marker,
-        "finite": column.finite_values,
-    }
+    return counts_by_column
 
 
 # Stacking columns
@@ -146,10 +148,11 @@ def _list_counted_expressions(column: ParsedText) -> dict[str, pl.Expr]:
 def _divide_columns(
     parsers: Sequence[ColumnParsers], row_count: int
 ) -> Iterator[list[int]]:
-    """Yield batches of columns that are tried with the same parsers, by their positions.
+    """Yield batches of columns for which the same parsers are tried.
 
-    A batch holds at most VALUES_AT_A_TIME values, or a single column. `parsers` has the
-    parsers of each column.
+    A batch is a list of the columns' positions. It has at most VALUES_AT_A_TIME values, or
+    a single column. `parsers` has the parsers of each column, and `row_count` is the number
+    of rows.
     """
     positions_by_parsers: dict[ColumnParsers, list[int]] = {}
     for position, column_parsers in enumerate(parsers):
@@ -170,7 +173,7 @@ def _stack_columns(
     The result has a row for each value, with these columns:
 
     - `group`, the number of the value's column and file: if each file has 3 columns, the
-      values of column 1 in file 2 are group 7,
+      values of column 1 in file 2 are group 7 (files and columns count from 0),
     - `row`, the number of the row in its file,
     - `text`, the value, and
     - `stripped`, the value without spaces around it.
@@ -183,7 +186,8 @@ def _stack_columns(
     stacked = texts.select(FILE, row_in_file.alias("row"), *column_names).unpivot(
         index=[FILE, "row"], variable_name="position", value_name="text"
     )
-    # Unpivoting turns the names of the columns, which are their positions, into text.
+    # After unpivoting, `position` holds the names of the columns, such as "0". They are
+    # converted back to numbers.
     position = pl.col("position").cast(pl.Int64)
     file_number = pl.col(FILE).cast(pl.Int64)
     group = _number_group(file_number, position, column_count)
@@ -196,8 +200,8 @@ def _stack_columns(
 def _number_group(file_number: Number, position: Number, column_count: int) -> Number:
     """Return the number of a group: the values of one column in one file.
 
-    The columns of all files are numbered one after another: if each file has 3 columns, the
-    values of column 1 in file 2 are group 7.
+    The columns of all files are numbered one after another, from 0: if each file has 3
+    columns, the values of column 1 in file 2 are group 7.
     """
     return file_number * column_count + position
 
@@ -206,7 +210,7 @@ def _number_group(file_number: Number, position: Number, column_count: int) -> N
 
 
 def _try_all_parsers(values: pl.DataFrame, parsers: ColumnParsers) -> dict[int, Fit]:
-    """Return the first parser that fits each group of values, by the number of the group.
+    """Return the Fit of the first parser that fits each group, by the group's number.
 
     A group has the values of one column in one file. Parsers are tried from the narrowest
     type to text. `values` has a row for each value, with its `group`, the number of its
@@ -222,8 +226,8 @@ def _try_all_parsers(values: pl.DataFrame, parsers: ColumnParsers) -> dict[int, 
             is_decided = pl.col("group").is_in(list(new_fits))
             undecided = undecided.filter(~is_decided)
 
-    # Text fits all other groups, unless the first value of a group suggests another
-    # parser, such as one for dates in a certain format, that fits.
+    # Text fits all other groups. The first value of a group may suggest a further parser,
+    # such as one for dates like 31-Jan-2026. If this parser fits, it replaces text.
     fits |= _try_parser(undecided, text_parser)
     fits |= _try_suggested_parsers(undecided, parsers)
     return fits
@@ -236,18 +240,25 @@ def _try_parser(values: pl.DataFrame, parser: Parser) -> dict[int, Fit]:
     `values` has a row for each value, with its `group`, the number of its `row`, its
     `text`, and `stripped`, the text without spaces around it.
     """
-    # To save time, the parser is tried on the first rows of each file. Only groups whose
-    # first rows it fits are parsed in full.
+    # To save time, the parser is first tried on the first rows of each file. Only groups
+    # whose first rows the parser fits are parsed in full.
     sample = values.filter(pl.col("row") < SAMPLED_ROWS)
-    counts_of_fitting = _count_values_of_fitting_groups(sample, parser)
-    is_whole_table = len(sample) == len(values)
-    if not is_whole_table and not counts_of_fitting.is_empty():
-        is_candidate = pl.col("group").is_in(counts_of_fitting["group"].implode())
-        candidates = values.filter(is_candidate)
-        counts_of_fitting = _count_values_of_fitting_groups(candidates, parser)
+    sample_counts = _count_values_of_fitting_groups(sample, parser)
+    sample_is_whole_table = len(sample) == len(values)
+    if sample_is_whole_table or sample_counts.is_empty():
+        return _create_fits(parser, sample_counts)
+    is_candidate = pl.col("group").is_in(sample_counts["group"].implode())
+    counts = _count_values_of_fitting_groups(values.filter(is_candidate), parser)
+    return _create_fits(parser, counts)
 
+
+def _create_fits(parser: Parser, counts_by_group: pl.DataFrame) -> dict[int, Fit]:
+    """Return a Fit of a parser for each row of `counts_by_group`, by the group's number.
+
+    The columns of `counts_by_group` are `group` and the fields of ValueCounts.
+    """
     fits: dict[int, Fit] = {}
-    for row in counts_of_fitting.iter_rows(named=True):
+    for row in counts_by_group.iter_rows(named=True):
         group = row.pop("group")
         fits[group] = Fit(parser, ValueCounts(**row))
     return fits
@@ -256,12 +267,12 @@ def _try_parser(values: pl.DataFrame, parser: Parser) -> dict[int, Fit]:
 def _try_suggested_parsers(
     values: pl.DataFrame, parsers: ColumnParsers
 ) -> dict[int, Fit]:
-    """Try on each group the parser that its first value suggests, and return the Fits.
+    """Try on each group the parser that the group's first value suggests.
 
-    For example, 31-Jan-2026 suggests a parser for dates in this format. The Fits are by the
-    number of the group; groups that the suggested parser does not fit have none. `values`
-    has a row for each value, with its `group`, the number of its `row`, its `text`, and
-    `stripped`, the text without spaces around it.
+    A group has the values of one column in one file. For example, 31-Jan-2026 suggests a
+    parser for dates in this format. Returns the Fit of each group that the suggested parser
+    fits, by the group's number. `values` has a row for each value, with its `group`, the
+    number of its `row`, its `text`, and `stripped`, the text without spaces around it.
     """
     groups_by_parser = _find_groups_by_suggested_parser(values, parsers)
     fits: dict[int, Fit] = {}
@@ -274,12 +285,13 @@ def _try_suggested_parsers(
 def _find_groups_by_suggested_parser(
     values: pl.DataFrame, parsers: ColumnParsers
 ) -> dict[Parser, list[int]]:
-    """Return the parsers that the first values of groups suggest, with these groups.
+    """Return the numbers of the groups whose first value suggests a parser, by that parser.
 
-    The groups are given by their numbers. `values` has a row for each value, with its
-    `group` and `stripped`, its text without spaces around it.
+    A group has the values of one column in one file. `values` has a row for each value,
+    with its `group` and `stripped`, its text without spaces around it.
     """
-    # Both are None for keys and ignored columns, whose values suggest no parser.
+    # The values of keys and ignored columns suggest no parser, so these columns have
+    # neither of the two functions.
     if parsers.suggest_parser is None or parsers.null_if_missing is None:
         return {}
     value_or_null = parsers.null_if_missing(pl.col("stripped"))
@@ -301,21 +313,20 @@ def _count_values_of_fitting_groups(
 ) -> pl.DataFrame:
     """Return a row for each group that a parser fits, with the group's value counts.
 
-    Its columns are `group` and the fields of ValueCounts. `values` has a row for each
-    value, with its `group`, its `text`, and `stripped`, the text without spaces around it.
+    A group has the values of one column in one file. The columns of the result are `group`
+    and the fields of ValueCounts. `values` has a row for each value, with its `group`, its
+    `text`, and `stripped`, the text without spaces around it.
     """
     parsed = parser.parse(pl.col("text"), pl.col("stripped"))
-    is_counted = {
-        field: expression.is_not_null()
-        for field, expression in _list_counted_expressions(parsed).items()
-    }
-    # A parser fits a group if it accepts all values that are filled.
-    all_are_accepted = pl.col("accepted") == pl.col("filled")
-    return (
-        values.lazy()
-        .select("group", **is_counted)
-        .group_by("group")
-        .agg(pl.all().sum())
-        .filter(all_are_accepted)
-        .collect()
+    is_counted = values.lazy().select(
+        "group",
+        accepted=parsed.accepted_values.is_not_null(),
+        filled=parsed.filled_text.is_not_null(),
+        filled_or_marker=parsed.filled_text_or_marker.is_not_null(),
+        finite=parsed.finite_values.is_not_null(),
     )
+    # The sum of a column of booleans is the number of values that are True.
+    counts = is_counted.group_by("group").agg(pl.all().sum())
+    # A parser fits a group if it accepts all values that are filled, that is, not missing.
+    all_are_accepted = pl.col("accepted") == pl.col("filled")
+    return counts.filter(all_are_accepted).collect()
