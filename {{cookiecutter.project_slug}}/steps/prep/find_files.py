@@ -257,7 +257,7 @@ def _find_files_below(root: Path) -> FoundFiles:
             # Only links take the time to resolve the whole path.
             is_link = path.is_symlink()
             resolved_path = path.resolve() if is_link else resolved_folder / path.name
-            # A link to a path below the root is skipped, because the path itself is visited.
+            # A link to a path below the root is skipped: that path itself is visited, too.
             leads_into_root = is_link and resolved_path.is_relative_to(resolved_root)
             if leads_into_root or resolved_path in visited:
                 continue

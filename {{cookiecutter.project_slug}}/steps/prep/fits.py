@@ -125,21 +125,17 @@ def count_parsed_values(
             column.filled_text_or_marker,
             column.finite_values,
         ]
-    counts = count_values(rows, expressions)
-
-    # Each column has four expressions, so it has four consecutive counts.
-    counts_by_column = []
-    for position in range(len(columns)):
-        accepted, filled, filled_or_marker, finite = counts[4 * position :][:4]
-        counts_by_column.append(
-            ValueCounts(
-                accepted=accepted,
-                filled=filled,
-                filled_or_marker=filled_or_marker,
-                finite=finite,
-            )
+    # There are four counts for each column, in the order of these expressions.
+    counts = iter(count_values(rows, expressions))
+    return [
+        ValueCounts(
+            accepted=next(counts),
+            filled=next(counts),
+            filled_or_marker=next(counts),
+            finite=next(counts),
         )
-    return counts_by_column
+        for _ in columns
+    ]
 
 
 # Stacking columns

@@ -2,8 +2,8 @@
 
 The first rows rule out most types, so that only one or two are tried on the whole file. If
 the first rows are trusted, their types are used as a guess, and no other row is read here.
-Instead, `Source.contradicts_types` marks the rows that contradict the guess, and is
-evaluated while all rows are written.
+Instead, `Source.contradicts_types` is an expression that is True in rows that contradict
+the guess. It is evaluated while all rows are written.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def infer_csv_source(
 ) -> Source:
     """Return a CSV file as a source, with the narrowest type that fits each column.
 
-    If the first rows are trusted, the types are guessed from them, and the source marks
-    the rows that contradict the guess. `frame` has the rows of the file as text, in columns
-    named "0", "1" and so on.
+    If `trust_first_rows` is True, the types are guessed from the first rows. Rows that
+    contradict the guess are found later, by the `contradicts_types` of the source. `frame`
+    has the rows of the file as text, in columns named "0", "1" and so on.
     """
     parsers = list_column_parsers(file.header, options)
     row_limit = count_first_rows(file)
@@ -69,9 +69,10 @@ def infer_csv_source(
 def infer_text_column(
     frame: pl.LazyFrame, name: str, text: pl.Expr, options: ReadOptions
 ) -> Column:
-    """Return a text column of a Parquet file in the type it would have in a CSV file.
+    """Return a text column of a Parquet file with the type it would have in a CSV file.
 
-    `text` is the expression for the column's text in `frame`, and `name` its name.
+    `text` is the expression for the column's text in `frame`, and `name` is the name of the
+    column.
     """
     # `_fit_all_rows` expects columns that are named "0", "1" and so on.
     text_frame = frame.select(text.alias("0"))
@@ -129,33 +130,42 @@ def _build_column(inferred: InferredColumn, options: ReadOptions) -> Column:
     parsed = inferred.parsed
     counts = inferred.counts
     has_values = counts.filled > 0
-
-    # If a column holds nothing but words such as NA, or nothing but words such as Inf,
-    # `choose_types` decides whether they are text. Inf counts as a number, but not as a
-    # finite one. Columns of other types count as finite.
-    holds_only_infinities = has_values and not counts.finite
-    values_as_text = None
-    if not has_values or holds_only_infinities:
-        rules = create_rules(inferred.header, options.roles)
-        values_as_text = rules.select_values_of_text(
-            inferred.stripped, options.text_format
-        )
-
     return Column(
+        # A column without values has no type.
         type=parsed.value_type.dtype if has_values else None,
         values=parsed.accepted_values,
         csv_text=inferred.stripped,
-        values_as_text=values_as_text,
+        values_as_text=_select_values_as_text(inferred, options),
         holds_times=is_time_of_day(parsed.value_type),
-        # Words such as NA that are not values are called markers.
+        # Markers, words such as NA, may count as filled only in a column of text. So the
+        # difference is the number of markers that are missing values here.
         marker_count=counts.filled_or_marker - counts.filled,
     )
+
+
+def _select_values_as_text(
+    inferred: InferredColumn, options: ReadOptions
+) -> pl.Expr | None:
+    """Return the values of a column as text, if the column may have to be read as text.
+
+    This is the case if the column holds nothing but words such as NA, or nothing but words
+    such as Inf: `choose_types` then decides whether the words are text. Returns None for
+    all other columns.
+    """
+    counts = inferred.counts
+    has_values = counts.filled > 0
+    # `counts.finite` leaves out infinite numbers only. Values of other types all count.
+    holds_only_infinities = has_values and counts.finite == 0
+    if has_values and not holds_only_infinities:
+        return None
+    rules = create_rules(inferred.header, options.roles)
+    return rules.select_values_of_text(inferred.stripped, options.text_format)
 
 
 def create_placeholder_name(position: int) -> str:
     """Return a name for the column at a position that has no name in the header.
 
-    It begins with a NUL, so that it differs from the name of every other column.
+    The name begins with a NUL, so that it differs from the name of every other column.
     """
     return f"\0{position}"
 
@@ -175,8 +185,8 @@ def _build_source_with_guessed_types(
 ) -> Source:
     """Build the source of a CSV file with types that are guessed from its first rows.
 
-    The source marks the rows that contradict the guess. `frame` has the rows as text, in
-    columns named "0", "1" and so on.
+    Its `contradicts_types` tells in which rows the guess is wrong. `frame` has the rows as
+    text, in columns named "0", "1" and so on.
     """
     # Several expressions use the stripped text of a column, so it is computed once, as a
     # further column of the frame, such as "0 stripped".
@@ -222,7 +232,8 @@ def _fit_first_rows(
 ) -> list[Fit]:
     """Return, for each column, the Fit of the first parser that fits the first rows.
 
-    `first_rows` has columns of text named "0", "1" and so on.
+    A Fit holds the parser and the counts of the column's values. `first_rows` has columns
+    of text named "0", "1" and so on, and `parsers` has the parsers to try for each column.
     """
     if first_rows.is_empty():
         return list_fits_of_empty_file(parsers)
@@ -239,9 +250,12 @@ def _fit_all_rows(
 ) -> list[Fit]:
     """Return, for each column, the Fit of the first parser that fits all rows of a file.
 
-    Each pass over the file tries one parser for every undecided column: the next one that
-    fits the first rows, which are quick to parse. Text, the last parser, always fits.
+    A Fit holds the parser and the counts of the column's values. Each pass over the file
+    tries one parser for every undecided column: the next one that fits the first rows,
+    which are quick to parse. If this parser does not fit all rows, the parsers after it are
+    left to try. The last one reads text, and always fits.
     """
+    # Any parser fits a column that is empty in the first rows, so a later value is used.
     first_rows = _fill_empty_columns(first_rows, frame, text_format)
     fits: dict[int, Fit] = {}
     untried_by_position = dict(enumerate(parsers))
@@ -255,6 +269,8 @@ def _fit_all_rows(
                 fits[position] = Fit(parser, counts)
                 del untried_by_position[position]
             else:
+                # The parsers before this one do not fit, either: they were skipped because
+                # they do not fit the first rows.
                 untried = untried_by_position[position]
                 untried_by_position[position] = untried.drop_tried(parser)
     return [fits[position] for position in range(len(parsers))]
@@ -265,11 +281,12 @@ def _fit_undecided_columns(
 ) -> dict[int, Fit]:
     """Return the Fit of the next parser that fits the first rows of each undecided column.
 
-    `untried_by_position` has the parsers that are still to be tried for these columns, by
-    the positions of the columns. The Fits are by position, too.
+    A Fit holds the parser and the counts of the column's values in the first rows.
+    `untried_by_position` has the parsers that are still to be tried for each undecided
+    column, by the position of the column. The result has the same keys.
     """
-    # `_fit_first_rows` expects columns that are named "0", "1" and so on, so the columns
-    # that are left are renamed.
+    # `_fit_first_rows` expects columns that are named "0", "1" and so on, so the undecided
+    # columns are renamed.
     texts = first_rows.select(
         pl.col(str(position)).alias(str(new_position))
         for new_position, position in enumerate(untried_by_position)
@@ -281,10 +298,10 @@ def _fit_undecided_columns(
 def _count_in_all_rows(
     frame: pl.LazyFrame, candidates: Mapping[int, Fit]
 ) -> dict[int, ValueCounts]:
-    """Count the values of columns in all rows, each with the parser that may fit it.
+    """Count, in all rows, the values of each column that a candidate parser can read.
 
-    `candidates` has the Fit of this parser in the first rows, by the position of the
-    column. The counts are by position, too.
+    `candidates` has, by the position of the column, the Fit of the parser that fits the
+    column in the first rows. The result has the counts by the same positions.
     """
     parsed_columns = []
     for position, candidate in candidates.items():
@@ -297,23 +314,30 @@ def _count_in_all_rows(
 def _fill_empty_columns(
     first_rows: pl.DataFrame, frame: pl.LazyFrame, text_format: TextFormat
 ) -> pl.DataFrame:
-    """Fill the columns that are empty in the first rows, so that they suggest a parser.
+    """Fill the columns that are empty in the first rows with a later value of the file.
 
-    All first rows of such a column get its first value in the whole file. If the file has
-    no value in the column, it stays empty.
+    All first rows of an empty column get the column's first value in the whole file, which
+    shows what parsers may fit the column. A column without any value stays empty.
     """
-    values_or_null = null_if_missing(pl.all().str.strip_chars(), text_format)
-    value_counts = first_rows.select(values_or_null.count()).row(0, named=True)
-    empty_names = [name for name, count in value_counts.items() if not count]
+    empty_names = _list_empty_columns(first_rows, text_format)
     if not empty_names:
         return first_rows
-
-    values_or_null = null_if_missing(pl.col(empty_names).str.strip_chars(), text_format)
-    first_values = frame.select(values_or_null.drop_nulls().first())
-    value_by_name = first_values.collect(engine="streaming").row(0, named=True)
+    empty_columns = pl.col(empty_names).str.strip_chars()
+    first_values = null_if_missing(empty_columns, text_format).drop_nulls().first()
+    row = frame.select(first_values).collect(engine="streaming").row(0, named=True)
     return first_rows.with_columns(
-        pl.lit(value, pl.String).alias(name) for name, value in value_by_name.items()
+        pl.lit(value, pl.String).alias(name) for name, value in row.items()
     )
+
+
+def _list_empty_columns(rows: pl.DataFrame, text_format: TextFormat) -> list[str]:
+    """Return the names of the columns of text that hold no value in these rows.
+
+    Empty text and words such as NA are no values.
+    """
+    values_or_null = null_if_missing(pl.all().str.strip_chars(), text_format)
+    count_by_name = rows.select(values_or_null.count()).row(0, named=True)
+    return [name for name, count in count_by_name.items() if count == 0]
 
 
 # Verifying guessed types
@@ -324,15 +348,17 @@ def _mark_contradicting_rows(
 ) -> Source:
     """Return the source with expressions that check the guessed types in each row.
 
-    `contradicts_types` of the source is True in rows that contradict the guess. `is_marker`
-    of each column is True in rows that hold a word such as NA, because such words have been
-    counted only in the first rows.
+    The `contradicts_types` of the source is True in rows that show that a guessed type is
+    wrong. The `is_marker` of each column is True in rows that hold a word such as NA. By
+    this expression, these words are counted in all rows later. So far, they are counted in
+    the first rows only.
     """
     values_by_name: dict[str, pl.Expr] = {}
     contradictions = [source.contradicts_types]
     columns: dict[str, Column] = {}
-    named_columns = zip(source.columns.items(), inferred_columns, strict=True)
-    for position, ((name, column), inferred) in enumerate(named_columns):
+    names_and_columns = zip(source.columns, inferred_columns, strict=True)
+    for position, (name, inferred) in enumerate(names_and_columns):
+        column = source.columns[name]
         # The values are needed for the output and for the checks. They are computed once,
         # as a further column of the frame.
         values_name = f"{position} values"
@@ -360,11 +386,13 @@ def _find_contradictions(
     `values` is the expression for the parsed values of the column.
     """
     contradictions = []
+    # `filled_text` is null where a value is missing. Markers, which are words such as NA,
+    # are missing values. In `filled_text_or_marker`, they are not null.
     if column.type is None:
-        # The first rows hold no value, so any value contradicts the guess. If they do not
-        # even hold a word such as NA, such a word contradicts it, too.
-        may_hold_markers = column.marker_count > 0
-        if may_hold_markers:
+        # The first rows hold no value, so any later value contradicts the guess. If the
+        # first rows hold no markers either, a later marker contradicts the guess, too.
+        markers_are_expected = column.marker_count > 0
+        if markers_are_expected:
             unexpected_text = parsed.filled_text
         else:
             unexpected_text = parsed.filled_text_or_marker
@@ -381,7 +409,7 @@ def _find_contradictions(
 def _find_markers(parsed: ParsedText, values: pl.Expr) -> pl.Expr | None:
     """Return an expression that is True in rows that hold a word such as NA.
 
-    Returns None if such words need not be counted, because they cannot be values of the
+    Returns None if these words need not be counted, because they cannot be values of the
     column. `values` is the expression for the parsed values of the column.
     """
     if parsed.text_with_markers is None:

@@ -7,8 +7,8 @@ from messages import join_sentences
 from sources import Note, Source
 from table_layout import SPACES, find_layout, suggest_header
 
-COMMENT_SIGNS = ("#", "%", "//")
-TRIED_ROWS = 100
+COMMENT_CHARACTERS = ("#", "%", "//")
+TRIED_ROWS = 100  # are examined to find out whether spaces separate columns
 SHOWN_CHARACTERS = 40  # of names in a note
 
 
@@ -25,7 +25,7 @@ def note_layout(source: Source, file: CsvFile) -> None:
 
 
 def _create_header_note(source: Source, file: CsvFile) -> Note | None:
-    """Return a note if the header looks like a line of data, else None."""
+    """Return a note if the header looks like a line of data, or None if it does not."""
     hint = suggest_header(file.header)
     if not hint:
         return None
@@ -35,14 +35,14 @@ def _create_header_note(source: Source, file: CsvFile) -> Note | None:
 
 
 def _create_single_column_note(source: Source, file: CsvFile) -> Note | None:
-    """Return a note if the only column of a file may be a comment or several columns.
+    """Return a note if the single column of a file looks like a comment or several columns.
 
-    Its name may begin with a sign of comments, such as #, or another delimiter may split
-    its values into several columns. Returns None in all other cases.
+    The name of the column may begin with a comment character, such as #, or another
+    delimiter may split its values into several columns. Returns None in all other cases.
     """
     name = file.header[0]
     shown_name = name[:SHOWN_CHARACTERS]
-    if name.startswith(COMMENT_SIGNS):
+    if name.startswith(COMMENT_CHARACTERS):
         text = (
             f"{source.name} begins with '{shown_name}', which is taken for the name of its"
             " only column: if it is a comment, write data.skip_lines: 1 in settings.yml."
@@ -57,14 +57,16 @@ def _create_single_column_note(source: Source, file: CsvFile) -> Note | None:
 
 
 def _suggest_delimiter(source: Source, file: CsvFile) -> str:
-    """Suggest settings that split the only column of a file into several columns.
+    """Suggest settings that split the single column of a file into several columns.
 
-    Returns "" if no settings do.
+    Returns a sentence for the user, or "" if there are no such settings.
     """
     layout = find_layout(file.read_first_lines())
-    has_title = layout is not None and layout.skipped_lines > file.skipped_lines
-    if layout is not None and has_title and layout.delimiter != SPACES:
-        return layout.suggest_skipping_lines()
+    # Spaces are examined more closely below, because text such as a title has spaces, too.
+    if layout is not None and layout.delimiter != SPACES:
+        header_may_be_title = layout.skipped_lines > file.skipped_lines
+        if header_may_be_title:
+            return layout.suggest_skipping_lines()
     if _spaces_may_separate_columns(source, file.header[0]):
         return (
             "If spaces separate its columns, write data.delimiter: ' ' in settings.yml."
@@ -73,10 +75,11 @@ def _suggest_delimiter(source: Source, file: CsvFile) -> str:
 
 
 def _spaces_may_separate_columns(source: Source, name: str) -> bool:
-    """Return whether spaces may separate several columns in a file that has only one.
+    """Return whether the single column of a file may be several columns, split by spaces.
 
-    The first lines must all hold as many words as the column's name. Each line must also
-    hold a number, because words alone may be a name, such as Ada Lovelace.
+    `name` is the name of the column. Each of the first lines must hold as many words as the
+    name. Each line must also hold a number, because words alone may be the name of a
+    person, such as Ada Lovelace.
     """
     word_count = len(name.split())
     column = source.columns.get(name)

@@ -32,18 +32,20 @@ def note_missing_words(
 ) -> list[Note]:
     """Return a note on each column that holds words such as NA.
 
-    The note quotes the first such word and tells how it is read. `types` has the types of
-    the prepared columns by name.
+    These words are called markers. The note quotes the first marker and tells how it is
+    read. `types` has the types of the prepared columns by name.
     """
+    # The columns are grouped by the first file that holds their markers, because one query
+    # finds the markers of all columns in a file.
     columns_by_first_file: dict[str, list[ColumnWithMarkers]] = {}
     for column in _find_columns_with_markers(sources, types, roles):
-        first_file = column.sources[0].name
-        columns_by_first_file.setdefault(first_file, []).append(column)
+        name_of_first_file = column.sources[0].name
+        columns_by_first_file.setdefault(name_of_first_file, []).append(column)
 
     notes = []
-    for columns in columns_by_first_file.values():
-        # One query finds the markers of all columns that have the same first file.
-        source = columns[0].sources[0]
+    source_by_name = {source.name: source for source in sources}
+    for file_name, columns in columns_by_first_file.items():
+        source = source_by_name[file_name]
         marker_expressions = [
             _select_markers(source.columns[column.name]) for column in columns
         ]
@@ -58,9 +60,9 @@ def _find_columns_with_markers(
 ) -> Iterator[ColumnWithMarkers]:
     """Yield the columns that hold words such as NA, which are called markers.
 
-    Keys are left out, and so are Parquet files in which the target is text: markers are
-    always values there. A column that holds markers in both CSV and Parquet files is
-    yielded twice.
+    Keys are left out, because markers in keys are always values. For the same reason, a
+    target that is text is left out in Parquet files. A column that holds markers in both
+    CSV and Parquet files is yielded twice.
     """
     for name, dtype in types.items():
         if name in roles.keys:
@@ -84,8 +86,8 @@ def _find_columns_with_markers(
 
 
 def _select_markers(column: Column) -> pl.Expr:
-    """Return the words such as NA in a column, and null in all other rows."""
-    # The columns of Parquet files have no text.
+    """Return an expression for the words such as NA in a column, null in all other rows."""
+    # Only the columns of CSV files keep their text.
     if column.csv_text is None:
         is_marker = column.values.is_in(MISSING_MARKERS)
         return pl.when(is_marker).then(column.values)
@@ -109,7 +111,9 @@ def _explain_marker(column_with_markers: ColumnWithMarkers, marker: str) -> str:
             f"'{marker}' in the column '{name}' of {files} is read as a value, because"
             f" Parquet marks missing values itself ({rows})."
         )
-    if columns[0].type == TEXT:
+    # Text is text in all files, because it has no common type with numbers or dates.
+    is_text = columns[0].type == TEXT
+    if is_text:
         return (
             f"'{marker}' in the column '{name}' of {files} is read as a missing value"
             f" ({rows}): if it is a category, write data.not_missing: ['{marker}'] in"
