@@ -111,7 +111,8 @@ def _explain_marker(column_with_markers: ColumnWithMarkers, marker: str) -> str:
             f"'{marker}' in the column '{name}' of {files} is read as a value, because"
             f" Parquet marks missing values itself ({rows})."
         )
-    # Text is text in all files, because it has no common type with numbers or dates.
+    # The marker is quoted from the first of these files. If the column is text there, the
+    # marker may be meant as a value.
     is_text = columns[0].type == TEXT
     if is_text:
         return (
