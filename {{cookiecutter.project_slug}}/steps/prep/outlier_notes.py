@@ -42,7 +42,10 @@ class Scale:
         return asinh((number - self.median) / self.interquartile_range)
 
     def is_far_away(self, number: float) -> bool:
-        """Return whether a number is too far from the median to be a usual one."""
+        """Return whether a number is far from the median, by more than FAR_AWAY ranges.
+
+        A range is the interquartile range of the column.
+        """
         distance = abs(number - self.median)
         return distance > FAR_AWAY * self.interquartile_range
 
@@ -259,7 +262,7 @@ def _describe_outliers(outliers: Outliers, sources: Sequence[Source]) -> str:
 def _find_place_of_number(
     name: str, number: float, sources: Sequence[Source]
 ) -> str | None:
-    """Return where a number first occurs in a column, such as "line 7 of a.csv".
+    """Return the place where a number first occurs in a column, such as "line 7 of a.csv".
 
     Returns None if no file has the number, because features() in prep.py computed it.
     """

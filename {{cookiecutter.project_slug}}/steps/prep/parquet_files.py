@@ -202,7 +202,8 @@ def _set_marker_counts_and_types(source: Source) -> None:
     marker_counts = counts[len(columns) :]
     for column, value_count, marker_count in zip(columns, value_counts, marker_counts):
         column.marker_count = marker_count
-        if not value_count:
+        if value_count == 0:
+            # A column without values has no type.
             column.type = None
 
 

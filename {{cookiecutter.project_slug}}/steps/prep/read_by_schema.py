@@ -131,8 +131,8 @@ def _find_unreadable_value(
 def _choose_example(values: pl.Series) -> int:
     """Return the position of the first value that is not a date, or 0 if all are dates.
 
-    A date is a bad example of a wrong value: often it is right, and only its format has to
-    be set.
+    A date is a bad example of a wrong value: often the date is right, and only its format
+    has to be set.
     """
     for position, value in enumerate(values):
         if find_unambiguous_format(value) is None:

@@ -291,7 +291,7 @@ def describe_columns(prepared: Path) -> tuple[dict[str, dict[str, Any]], int]:
     position_by_text_column: dict[str, int] = {}
     for position, (name, dtype) in enumerate(table.collect_schema().items()):
         statistics_by_column[name] = {"type": get_type_name(dtype)}
-        planned_statistics += _list_statistics(name, position, dtype)
+        planned_statistics += _plan_statistics(name, position, dtype)
         if dtype == pl.String:
             position_by_text_column[name] = position
 
@@ -327,10 +327,13 @@ def _compute_statistics(
     return row_count, values
 
 
-def _list_statistics(
+def _plan_statistics(
     name: str, position: int, dtype: pl.DataType
 ) -> Iterator[Statistic]:
-    """Yield the statistics to compute for a column at a position of the table."""
+    """Yield the statistics to compute for the column at this position of the table.
+
+    The type of the column decides which statistics these are.
+    """
     # The column is selected by its position, because polars would treat a name such as
     # `^a$` as a pattern.
     column = pl.nth(position)

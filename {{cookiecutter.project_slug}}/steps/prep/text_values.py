@@ -62,7 +62,7 @@ FALSE_SPELLINGS = _list_all_cases("false")
 class TextFormat:
     """How the text of CSV files is written.
 
-    The fields are settings below `data` in settings.yml. Their defaults are the usual
+    The fields are settings under `data` in settings.yml. Their defaults are the usual
     format. For example:
 
     - `encoding` is tried for files that are not UTF-8.

@@ -295,7 +295,7 @@ def _list_values(values: Sequence[str | int]) -> str:
 
 
 def describe_place(source: Source, row: int) -> str:
-    """Return where a row is, such as "line 7 of a.csv" or "row 7 of a.parquet".
+    """Return the place of a row, such as "line 7 of a.csv" or "row 7 of a.parquet".
 
     `row` is the number of the row in its file, counted from 0.
     """
