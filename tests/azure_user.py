@@ -302,7 +302,7 @@ def assert_drift_ends_the_run(user: User) -> None:
     assert "note: drift: 'Flipper Length (mm)': PSI" in stopped.out
     assert "drift in 1 of 12 features ('Flipper Length (mm)')" in stopped.out
     assert "Nothing is scored, because monitoring.on_drift is 'stop'" in stopped.out
-    assert "To score the data anyway: --set on_drift=warn" in stopped.out
+    assert "or score it anyway with --set on_drift=warn." in stopped.out
     _, steps = user.newest_run()
     assert "score" not in steps
     assert "summarize" not in steps
