@@ -266,8 +266,8 @@ class _Node:
 
         A source is a parameter of the pipeline, an output of another step (a tuple of the
         name of the step and the name of the output), or a fixed text. Raises PipelineError if
-        the input refers to a parameter or an output that does not exist, or to files
-        elsewhere.
+        the input refers to a parameter or an output that does not exist, or to files that
+        are not on this machine.
         """
         value = (self.node.get("inputs") or {}).get(input_name)
         if value is None:
@@ -409,7 +409,7 @@ class _Node:
             "run_invocation_timeout": retries.get("timeout"),
             "error_threshold": self.node.get("error_threshold"),
             "allowed_failed_count": self.node.get("mini_batch_error_threshold"),
-            # The script writes its results itself.
+            # The driver collects no results, because the script writes them itself.
             "output_action": "summary_only",
         }
         arguments: list[Argument] = []

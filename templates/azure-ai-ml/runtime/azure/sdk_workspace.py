@@ -365,9 +365,9 @@ class Workspace(WorkspaceInterface):
         digest = hashlib.sha256(digest_source.encode()).hexdigest()[:DIGEST_CHARACTERS]
 
         hyphenated = re.sub("[^a-z0-9]", "-", name.lower())
-        without_leading_digits = re.sub("^[^a-z]+", "", hyphenated)
+        from_first_letter = re.sub("^[^a-z]+", "", hyphenated)
         max_prefix_length = MAX_ENDPOINT_NAME - DIGEST_CHARACTERS - len("-")
-        prefix = without_leading_digits[:max_prefix_length].rstrip("-")
+        prefix = from_first_letter[:max_prefix_length].rstrip("-")
         # Nothing is left of a name without letters, such as "123".
         return f"{prefix or 'pipeline'}-{digest}"
 

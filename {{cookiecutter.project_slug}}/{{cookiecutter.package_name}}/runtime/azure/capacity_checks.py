@@ -75,7 +75,8 @@ def check_quota(azure: ResourceManager, facts: Facts) -> CheckResult:
     need = f"{facts.max_nodes} nodes need {needed_cores} vCPUs"
     limited_quotas = [quota for quota in quotas if quota.limit >= 0]
     if not limited_quotas:
-        # Then it does not matter what the clusters need together, so no fact is new.
+        # Without a limit, the number of vCPUs of all clusters does not matter, so this
+        # cluster is not added to `cores_by_family`.
         return CheckResult(OK, f"{need}, without a limit")
 
     # The vCPUs in use are shown, but not subtracted: they may be those of this cluster.

@@ -116,14 +116,17 @@ class NamedResult:
 class CheckFailed(Exception):
     """A check has ended early, with a result.
 
-    If `stops_all` is true, all checks after it are skipped. `message` is the same problem in
-    whole sentences, for a command that does not show a table of results. By default, it is
-    the text and the fix of the result.
+    If `stops_all` is true, all checks after it are skipped.
     """
 
     def __init__(
         self, result: CheckResult, stops_all: bool = False, message: str = ""
     ) -> None:
+        """Create the error for a result.
+
+        `message` describes the problem for commands that show no table of results. Without
+        `message`, the text and the fix of the result describe it.
+        """
         super().__init__(message or str(result))
         self.result = result
         self.stops_all = stops_all

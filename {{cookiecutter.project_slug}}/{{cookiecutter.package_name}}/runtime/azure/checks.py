@@ -157,6 +157,7 @@ def _check_workspaces_on_azure(
         if not _was_workspace_checked(project, rows):
             is_complete = False
         if len(projects) > 1:
+            # The workspace in config.json has no name of its own.
             workspace = project.files.name or "config"
             rows = [replace(row, name=f"{workspace}: {row.name}") for row in rows]
         all_rows += rows

@@ -172,7 +172,7 @@ def _run_checks(names_of_clusters: Sequence[AzureNames]) -> Iterator[NamedResult
         yield _report_skipped("there is no login", [check.name for check in CHECKS])
         return
 
-    facts = _start_facts(first_names, token)
+    facts = _make_first_facts(first_names, token)
     tenant = f" to the tenant {facts.tenant_id}" if facts.tenant_id else ""
     yield NamedResult("login", CheckResult(OK, f"you are logged in{tenant}"))
 
@@ -189,7 +189,7 @@ def _run_checks(names_of_clusters: Sequence[AzureNames]) -> Iterator[NamedResult
         yield _report_skipped(reason, check_names)
 
 
-def _start_facts(names: AzureNames, token: str) -> Facts:
+def _make_first_facts(names: AzureNames, token: str) -> Facts:
     """Return what is known before the first check: the settings, and who is logged in."""
     claims = read_claims(token)
     return Facts(

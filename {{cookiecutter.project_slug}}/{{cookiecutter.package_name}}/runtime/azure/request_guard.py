@@ -50,6 +50,7 @@ class RequestFailed(Exception):
     def __init__(
         self, text: str, request: PreparedRequest, response: Response | None = None
     ) -> None:
+        """Create the error with a text for the user, such as "The host does not respond."."""
         super().__init__(text)
         self.request = request
         self.response = response
@@ -178,7 +179,7 @@ class RequestGuard:
                 return response
             seconds = seconds_to_wait(response.headers)
             if seconds > LONGEST_SILENCE:
-                # The wait is longer than any allowed silence, so the caller reports it.
+                # No command waits so long, so the caller gets the error instead.
                 return response
 
             response.close()
@@ -320,7 +321,8 @@ def _get_host(request: PreparedRequest) -> str:
 def _is_temporary(status: int) -> bool:
     """Return whether an HTTP status is temporary: the same request may succeed later.
 
-    Temporary are 429 (the server is busy) and the errors of the server itself, from 500 on.
+    The temporary statuses are 429 (the server is busy) and the server's own errors, which
+    begin at 500.
     """
     return status == 429 or status >= 500
 

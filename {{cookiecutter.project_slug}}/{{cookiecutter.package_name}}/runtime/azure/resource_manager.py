@@ -97,7 +97,7 @@ class ResourceManager:
         """Send a request, and return the response, whatever its HTTP status.
 
         The request is repeated while Azure is busy (429), until the deadline. Raises
-        CheckFailed if no response arrives, or if the guard of all requests gives it up.
+        CheckFailed if no response arrives, or if `request_guard.py` gives up the request.
         """
         while True:
             try:

@@ -187,14 +187,13 @@ def provide_roles(clusters: Sequence[AzureNames]) -> list[RoleStatus]:
 
     `clusters` are the settings for the clusters, which are all in the same workspace.
     Returns the status of each role that the user or a cluster needs. If the login may not
-    assign a role, its status contains the command with which an owner can do it.
+    assign a role, the status of this role contains the command for an owner.
 
     Raises LoginError without a login, and CheckFailed if Azure responds with another error,
     or does not find the workspace or a cluster.
     """
-    workspace_names = clusters[
-        0
-    ]  # The names of the workspace are the same in all of them.
+    # The names of the workspace are the same for all clusters.
+    workspace_names = clusters[0]
     token = get_token(workspace_names.cloud)
     deadline = time.monotonic() + LONGEST_WAIT_SECONDS
     azure = ResourceManager(workspace_names, token, deadline)
