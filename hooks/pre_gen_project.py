@@ -289,7 +289,7 @@ def main() -> None:
 
 
 def select_problems(remarks: list[Remark]) -> list[Remark]:
-    """Return the remarks on wrong answers, without those on unusual answers."""
+    """Return only the remarks on wrong answers, and not the remarks on unusual answers."""
     return [remark for remark in remarks if remark.refuses_answer]
 
 

@@ -389,7 +389,7 @@ def build_summarize_step(settings: Settings) -> Command:
 
 
 def build_output(settings: Settings, pipeline: str, name: str) -> Output:
-    """Build an output of a step. If the settings say so, it becomes a data asset.
+    """Build an output of a step, which becomes a data asset if the settings say so.
 
     `pipeline` is the name of the pipeline, and `name` is the name of the output. Azure ML
     gives each new asset the next version.

@@ -349,7 +349,7 @@ def build_parallel_run_config(settings: Settings) -> ParallelRunConfig:
 def build_output(
     settings: Settings, pipeline: str, name: str
 ) -> OutputFileDatasetConfig:
-    """Build an output of a step. If the settings say so, it becomes a registered dataset.
+    """Build an output of a step, which becomes a registered dataset if the settings say so.
 
     `pipeline` is the name of the pipeline, and `name` is the name of the output.
     """

@@ -303,8 +303,8 @@ def test_five_wrong_answers_are_reported_at_once(tmp_path: Path) -> None:
         ("max_nodes", "1.5", "correct it."),
         ("compute_name", 'a"b', "write a-b."),
         ("azure_resource_group", "rg\n", "write rg."),
-        ("azure_workspace_name", "\\", "shows those there are)."),
-        ("azure_workspace_name", '"""', "shows those there are)."),
+        ("azure_workspace_name", "\\", "lists the workspaces)."),
+        ("azure_workspace_name", '"""', "lists the workspaces)."),
     ],
 )
 def test_wrong_answer_is_refused_with_its_fix(

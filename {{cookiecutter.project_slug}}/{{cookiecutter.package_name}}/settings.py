@@ -126,7 +126,7 @@ class Tables(Section):
 def _wrap_text_in_list(value: Any) -> Any:
     """Return `["%d.%m.%Y"]` for the text `%d.%m.%Y`, and any other value unchanged.
 
-    With this, a user may write a single date format without the brackets of a list.
+    So a user may write a single date format without the brackets of a list.
     """
     return [value] if isinstance(value, str) else value
 
@@ -249,10 +249,7 @@ class ColumnRules(Section):
     @field_validator("max")
     @classmethod
     def _check_max(cls, maximum: Bound | None, info: ValidationInfo) -> Any:
-        """Refuse a max that is below min.
-
-        If one of them is a date, the other must not be a number.
-        """
+        """Refuse a max below min, and a date that would be compared with a number."""
         minimum = info.data.get("min")
         if maximum is None or minimum is None:
             return maximum
@@ -301,7 +298,7 @@ class ColumnRules(Section):
 
 
 class Data(TextFormat, Tables):
-    """All settings below `data`, with those of TextFormat and Tables."""
+    """All settings below `data`, including the settings of TextFormat and Tables."""
 
     expect: ByColumn[ColumnRules] = Field(default_factory=dict)
     on_violation: Annotated[str, Follows(one_of("stop", "warn"))] = "stop"

@@ -39,7 +39,7 @@ OPTIONS = [
     "--universal",  # The pins hold on every platform, with markers where they differ.
     "--python-version=3.11",  # The oldest Python that a project supports.
     "--no-python-downloads",  # uv can pin packages for a Python that is not installed.
-    "--fork-strategy=fewest",  # One version of a package for all Pythons, if there is one.
+    "--fork-strategy=fewest",  # If possible, one version of a package for all Pythons.
     "--no-strip-extras",  # azureml-dataset-runtime needs its extra `fuse` to mount data.
     "--no-emit-index-url",  # A private registry's address does not belong in the pins.
     "--no-annotate",

@@ -149,8 +149,8 @@ class Project(Generic[S]):
     def find_problems(self) -> list[Problem]:
         """Return the problems of all wrong, empty and unusual values of the project.
 
-        The problem of the package's name comes first. Then come those of the settings
-        files, and at the end those of the workspace's config.
+        A problem with the package's name comes first, then the problems of the settings
+        files, and at the end the problems of the workspace's config.
         """
         problems: list[Problem] = []
         package_problem = rules.PACKAGE.check("package_name", self.package)
@@ -270,9 +270,9 @@ class Project(Generic[S]):
 def _is_blocking(problem: Problem, needed_keys: set[str]) -> bool:
     """Return whether a workspace cannot be used because of a problem.
 
-    This is so for a wrong value, and for an empty value of a setting in `needed_keys`. In
-    `needed_keys`, `region` is the short form of `workspace.region`, and `compute.name` also
-    means names such as `computes.gpu.name`.
+    The workspace cannot be used if a value is wrong, or if a setting in `needed_keys` is
+    empty. In `needed_keys`, `region` is the short form of `workspace.region`, and
+    `compute.name` also means settings such as `computes.gpu.name`.
     """
     if problem.kind == "wrong":
         return True

@@ -20,7 +20,7 @@ _PLACEHOLDER = r"\s*(<.*>|0{8}(-0{4}){3}-0{12})\s*"
 
 @dataclass(frozen=True)
 class Problem:
-    """A value that is wrong, empty or unusual. Converted to a string, it is one sentence."""
+    """A problem with a value: it is wrong, empty or unusual. `str` makes it a sentence."""
 
     #: The file that holds the value. Empty in problems from `Rule.check`, which does not
     #: know the file, and in problems of an option on the command line.
@@ -166,7 +166,7 @@ class Rule:
 
 
 def _make_problem(key: str, text: str, fix: str, kind: str = "wrong") -> Problem:
-    """Return a problem of a value whose file is not known yet."""
+    """Return a problem with a value. The caller adds the file that holds the value."""
     return Problem(file="", key=key, text=text, fix=fix, kind=kind)
 
 

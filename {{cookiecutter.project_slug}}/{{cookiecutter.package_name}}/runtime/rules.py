@@ -257,16 +257,16 @@ RESOURCE_GROUP = Rule(
     "brackets, and not end with a period",
     test=r"[\w.()-]{0,89}[\w()-]",
     correct=_correct_resource_group,
-    expected_value="a resource group's name (`az group list --output table` shows those "
-    "there are)",
+    expected_value="a resource group's name (`az group list --output table` lists the "
+    "groups)",
     may_be_empty_for_now=True,
 )
 WORKSPACE = Rule(
     requirement=f"3 to 33 {_NAME}",
     test="[a-zA-Z0-9][a-zA-Z0-9_-]{2,32}",
     correct=_correct_name,
-    expected_value="a workspace's name (`az ml workspace list --output table` shows those "
-    "there are)",
+    expected_value="a workspace's name (`az ml workspace list --output table` lists the "
+    "workspaces)",
     may_be_empty_for_now=True,
 )
 
@@ -310,7 +310,7 @@ REGION = RegionRule(
     test=_may_be_region,
     correct=_correct_region,
     expected_value="the workspace's region (`az account list-locations --output table` "
-    "shows them)",
+    "lists the regions)",
     may_be_empty_for_now=True,
     advise_if_unusual=_advise_on_region,
 )

@@ -109,8 +109,8 @@ def _convert_yaml_value(value: Any, value_type: Any) -> Any:
 def _is_refused(problem: Problem, info: ValidationInfo) -> bool:
     """Return whether a validation must fail because of a problem.
 
-    It must fail for each wrong value. For an empty or unusual value, it must fail only if
-    it has the context REPORT_EVERYTHING.
+    A validation must fail for each wrong value. For an empty or unusual value, only a
+    validation with the context REPORT_EVERYTHING must fail.
     """
     return problem.kind == "wrong" or info.context == REPORT_EVERYTHING
 
@@ -185,7 +185,7 @@ class Compute(Section):
 class Schedule(Section):
     """When a published pipeline runs.
 
-    The fields have the names and meanings of those of azureml-sdk's ScheduleRecurrence.
+    The fields have the same names and meanings as in azureml-sdk's ScheduleRecurrence.
     """
 
     frequency: Annotated[str, Follows(one_of("Minute", "Hour", "Day", "Week", "Month"))]
@@ -273,7 +273,7 @@ class ProjectSettings(Section):
     steps: Annotated[dict[str, Text], BeforeValidator(_replace_null_by_dict)] = {}
     #: The schedules, by the names of their pipelines. None stands for no schedule.
     schedules: ByName[Schedule | None] = {}
-    #: How many runs are kept on this machine. Older ones are removed.
+    #: How many runs are kept on this machine. Older runs are removed.
     keep_runs: Count = 20
 
     @field_validator("steps")

@@ -331,10 +331,10 @@ def _attribute_to_files(
 def merge_overrides(
     values: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the settings in `values`, replaced by those in `overrides`.
+    """Return the settings in `values`, overridden by the settings in `overrides`.
 
     A section keeps the values that `overrides` does not mention. A value inside a section is
-    replaced as a whole, even if it is a dict itself, such as a schedule.
+    replaced as a whole, even if this value is a dict itself, such as a schedule.
     """
     merged = dict(values)
     for name, override in overrides.items():

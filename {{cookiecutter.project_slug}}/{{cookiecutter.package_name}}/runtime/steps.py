@@ -68,7 +68,7 @@ class Step:
     arguments: list[Argument]
     inputs: dict[str, Source]
     outputs: list[str]
-    #: The steps to wait for, in addition to those that write the inputs.
+    #: The steps to wait for, in addition to the steps that write the inputs.
     run_after: list[str]
     environment_variables: dict[str, str]
     #: A description of the environment on Azure ML. It changes with each pinned package.

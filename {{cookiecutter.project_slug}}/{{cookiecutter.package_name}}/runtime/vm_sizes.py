@@ -1,4 +1,4 @@
-"""VM sizes: how a misspelt one is corrected, and which ones Azure retires."""
+"""Correct the names of VM sizes, and list the sizes that Azure retires."""
 
 from __future__ import annotations
 
