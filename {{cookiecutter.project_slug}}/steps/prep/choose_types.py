@@ -456,9 +456,9 @@ def _find_common_feature_type(
 ) -> pl.DataType | None:
     """Return a type that can hold the values of a feature in all files, or None.
 
-    `types` are the types that the feature has in the files. Text is never chosen to hold
-    numbers or dates, too: a feature that is text in one file and a number in another is
-    probably a mistake.
+    `types` are the types that the feature has in the files. Numbers and dates are never
+    converted to text, because a feature that is text in one file and a number in another
+    is probably a mistake.
     """
     if types == {INTEGER, NUMBER}:
         return NUMBER

@@ -325,7 +325,7 @@ def _describe_sentinels(
     """Return the text of a note on each column with a sentinel, by the column's name.
 
     A sentinel is a number such as -999 that may stand for a missing value. The note is
-    about the first sentinel of the column, and tells how to have it read as missing.
+    about the first sentinel of the column, and tells how to turn it into a missing value.
     """
     text_by_name: dict[str, str] = {}
     spellings = _find_spellings(sentinels, sources)

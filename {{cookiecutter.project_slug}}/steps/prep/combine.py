@@ -195,8 +195,8 @@ def find_confirmed_files(sources: list[Source], summary: pl.DataFrame) -> set[st
 def set_marker_counts(sources: list[Source], summary: pl.DataFrame) -> None:
     """Set the `marker_count` of each column to the number of words such as NA in all rows.
 
-    Before, `marker_count` has only counted the words in the first rows of some files.
-    `summary` is the result of `aggregate_by_file`.
+    Before, `marker_count` is the number of these words in the first rows, if only these
+    have been read to guess the type. `summary` is the result of `aggregate_by_file`.
     """
     sums_by_file = {row[FILE]: row for row in summary.to_dicts()}
     for file_number, source in enumerate(sources):

@@ -164,8 +164,7 @@ def _list_checks_of_column(
 ) -> Iterator[Check]:
     """Yield a check for each of a column's rules, except for those that cannot be broken.
 
-    In a column without values, rules on values cannot be broken. The column has no type
-    that these rules could be checked against, either.
+    In a column without values, rules on values, such as `min`, cannot be broken.
     """
     columns = [source.columns[name] for source in sources if name in source.columns]
     # A column without values has no type.
@@ -209,7 +208,8 @@ def _find_problem(check: Check, dtype: pl.DataType) -> str | None:
 def _explain_unsuitable_values(check: Check, dtype: pl.DataType) -> str | None:
     """Return why the rule `values` does not suit the type of its column.
 
-    Returns None if it does. The rule lists the values that the column may have.
+    Returns None if the rule suits the type. The rule lists the values that the column may
+    have.
     """
     column = check.column
     if dtype.is_float():
@@ -232,7 +232,7 @@ def _explain_unsuitable_values(check: Check, dtype: pl.DataType) -> str | None:
 def _explain_unsuitable_bound(check: Check, dtype: pl.DataType) -> str | None:
     """Return why the rule `min` or `max` does not suit the type of its column.
 
-    Returns None if it does.
+    Returns None if the rule suits the type.
     """
     column = check.column
     rule = check.rule

@@ -152,17 +152,16 @@ def check_line_lengths(path: Path, name: str) -> None:
     if _count_unpacked_bytes(path) <= LONGEST_LINE or _lines_are_surely_short(path):
         return
 
-    # These are positions in the unpacked file, in bytes.
+    # The position of the last line that has begun so far, in bytes of the unpacked file.
     line_start = 0
-    block_start = 0
+    bytes_read = 0
     with open_decompressed(path) as file:
         for block in iter(partial(file.read, BLOCK_BYTES), b""):
             last_line_end = _find_last_line_end(block)
             if last_line_end is not None:
-                line_start = block_start + last_line_end + 1
-            block_start += len(block)
-            # `block_start` is now the end of all blocks that have been read.
-            if block_start - line_start > LONGEST_LINE:
+                line_start = bytes_read + last_line_end + 1
+            bytes_read += len(block)
+            if bytes_read - line_start > LONGEST_LINE:
                 raise DataError(
                     f"{name} has a line of more than {LONGEST_LINE // 2**20} MB, which"
                     f" begins at byte {line_start}: it is too long to be read as a row of"

@@ -137,8 +137,8 @@ def _build_column(inferred: InferredColumn, options: ReadOptions) -> Column:
         csv_text=inferred.stripped,
         values_as_text=_select_values_as_text(inferred, options),
         holds_times=is_time_of_day(parsed.value_type),
-        # Markers, words such as NA, may count as filled only in a column of text. So the
-        # difference is the number of markers that are missing values here.
+        # `filled_or_marker` also counts markers, which are words such as NA that are read
+        # as missing values.
         marker_count=counts.filled_or_marker - counts.filled,
     )
 
@@ -185,8 +185,8 @@ def _build_source_with_guessed_types(
 ) -> Source:
     """Build the source of a CSV file with types that are guessed from its first rows.
 
-    Its `contradicts_types` tells in which rows the guess is wrong. `frame` has the rows as
-    text, in columns named "0", "1" and so on.
+    The `contradicts_types` of the source tells in which rows the guess is wrong. `frame`
+    has the rows as text, in columns named "0", "1" and so on.
     """
     # Several expressions use the stripped text of a column, so it is computed once, as a
     # further column of the frame, such as "0 stripped".
