@@ -316,7 +316,7 @@ def test_interrupted_search_goes_on(
     capsys.readouterr()
     resumed = train_with(tmp_path / "second", described, **options)
     assert (
-        "note: tries that are taken from an earlier search: 3."
+        "note: 3 of 6 tries are taken from an earlier search."
         in capsys.readouterr().out
     )
     assert len(find_children()) == 3

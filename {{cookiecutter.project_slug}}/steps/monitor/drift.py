@@ -134,7 +134,7 @@ def pool_small_bins(training: Sequence[int], new: Sequence[int]) -> CountTable:
 def compare_rates(
     training_count: int, training_rows: int, new_count: int, new_rows: int
 ) -> float:
-    """Return the p-value of the hypothesis that a kind of row is not more frequent now.
+    """Return the p-value of the hypothesis that a kind of row has not become more frequent.
 
     `training_count` of the `training_rows` and `new_count` of the `new_rows` are of this
     kind, such as rows with a missing value. If the kind is equally frequent in the training
@@ -156,10 +156,10 @@ def compare_unseen_categories(
     A category is unseen if only new rows have it. `training` and `new` map each category to
     its number of rows.
 
-    1. The first p-value is small if a frequent category is unseen. It is the number of
-       unseen categories that chance would produce among those that are at least as
-       frequent as the most frequent unseen one. This expected number is an upper bound of
-       the probability that any of them is unseen by chance.
+    1. The first p-value is small if a frequent category is unseen. Of the categories that
+       are at least as frequent as the most frequent unseen one, it is the number that is
+       expected to be unseen by chance. This expected number is an upper bound of the
+       probability that any of these categories is unseen by chance.
     2. The second p-value is small if many categories are unseen, even if all of them are
        rare. It is the probability that chance produces at least as many unseen categories,
        by the Poisson distribution.
@@ -177,8 +177,10 @@ def compare_unseen_categories(
     rows_of_frequent_categories = [
         rows for rows in rows_of_categories if rows >= rows_of_most_frequent_unseen
     ]
-    expected_frequent = _expect_unseen(rows_of_frequent_categories, share_of_new)
-    expected = _expect_unseen(rows_of_categories, share_of_new)
+    expected_frequent = _compute_expected_unseen(
+        rows_of_frequent_categories, share_of_new
+    )
+    expected = _compute_expected_unseen(rows_of_categories, share_of_new)
     return [
         min(expected_frequent, 1.0),
         # `sf(n - 1)` is the probability of n or more.
@@ -186,13 +188,15 @@ def compare_unseen_categories(
     ]
 
 
-def _expect_unseen(rows_of_categories: Sequence[int], share_of_new: float) -> float:
-    """Return how many categories only new rows would have by chance, as an expected number.
+def _compute_expected_unseen(
+    rows_of_categories: Sequence[int], share_of_new: float
+) -> float:
+    """Return the expected number of categories that only new rows have by chance.
 
     `rows_of_categories` has the number of rows of each category, training rows and new rows
-    together. `share_of_new` is the share of the new rows among all rows. It is also the
-    probability that any single row is a new one. So the probability that all rows of a
-    category are new is `share_of_new ** rows`. The expected number is the sum of these
+    together. `share_of_new` is the share of the new rows among all rows, and so the
+    probability that any single row is a new one. The probability that all rows of a
+    category are new is `share_of_new ** rows`, and the expected number is the sum of these
     probabilities.
     """
     return sum(share_of_new**rows for rows in rows_of_categories)

@@ -241,7 +241,7 @@ def read_statistics(
 
 
 def _list_text_statistics(values: pl.Expr) -> dict[str, pl.Expr]:
-    """Return expressions for the number of missing values, and the rows of each text."""
+    """Return polars expressions that count missing values, and the rows of each text."""
     text_counts = values.drop_nulls().value_counts(name="rows")
     return {
         "missing": values.null_count(),

@@ -122,7 +122,7 @@ def parse_profile(contents: Mapping[str, Any]) -> Profile:
 def parse_column(contents: Mapping[str, Any]) -> ColumnProfile:
     """Return the profile of a column from its contents in `profile.json`.
 
-    Its field `kind` is "number", "text" or "date". Raises ValueError for another kind.
+    The field `kind` is "number", "text" or "date". Raises ValueError for another kind.
     """
     fields = dict(contents)
     kind = fields.pop("kind")

@@ -273,9 +273,9 @@ def describe_moved_numbers(
 ) -> str:
     """Return a sentence on how numbers have moved since training: their PSI and mean.
 
-    If the new mean is ordinary for the training data, the mean does not show how the
-    distribution has changed: all values may have become equal, for example. The sentence
-    then also describes `change`, the bin whose share of the rows has changed the most.
+    If the new mean is between the quartiles of training, it is an ordinary value, although
+    the distribution has changed: all values may have become equal, for example. The
+    sentence then also names `change`, the bin whose share of the rows has changed the most.
     """
     start_of_sentence = (
         f"'{name}': PSI {psi:.2f}, mean {format_number(new_mean)} instead of"
@@ -449,7 +449,7 @@ def compare_repeats(
     """Compare how many rows repeat an earlier row in training and in the new data.
 
     A row repeats an earlier one if it has the same keys or, without keys, the same values
-    in all features. Of the `new_rows`, `new_repeated` rows do.
+    in all features. Of the `new_rows`, `new_repeated` rows repeat an earlier row.
 
     If more than RARE_SHARE of the training rows are repeated rows, such rows are normal,
     and nothing is compared. Otherwise, a repeated row was probably delivered twice by
@@ -470,6 +470,9 @@ def _compare_repeat_rates(
     profile: RepeatProfile, new_rows: int, new_repeated: int
 ) -> float:
     """Return the p-value of the hypothesis that repeated rows are not more frequent now.
+
+    `profile` describes the training rows. Of the `new_rows`, `new_repeated` rows repeat an
+    earlier row.
 
     Rows may be repeated by mistake: in twice as many rows, there are twice as many
     mistakes. But rows may also be equal by chance: twice as many rows have four times as

@@ -93,8 +93,8 @@ def _number_groups(training: pl.DataFrame, split: Split) -> FoldNumbers:
 def _number_latest_rows(dates: pl.Series) -> FoldNumbers:
     """Return the fold number 0 for the latest rows, and NO_FOLD for all other rows.
 
-    The latest rows are those after the share FOLD_START of the `dates`. So the number of
-    trees is chosen on rows that are later than the rows trained on, just as the model is
+    The latest rows are those from the quantile FOLD_START of the `dates` on. So the number
+    of trees is chosen on rows that are later than the rows trained on, just as the model is
     evaluated on later rows. Rows without a date are in no fold.
     """
     is_late = (dates >= dates.quantile(FOLD_START)).fill_null(value=False)

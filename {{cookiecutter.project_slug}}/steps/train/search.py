@@ -224,7 +224,9 @@ def run_search(
     try_by_position = _load_finished_tries(candidates, search.metric, fingerprint)
     if try_by_position:
         reused = len(try_by_position)
-        print(f"note: tries that are taken from an earlier search: {reused}.")
+        print(
+            f"note: {reused} of {len(candidates)} tries are taken from an earlier search."
+        )
 
     # The first try runs on its own: if the settings or the metric are wrong, it raises the
     # error before any other try has started.
@@ -335,7 +337,7 @@ def _find_best(tries: Sequence[Try], higher_is_better: bool) -> int:
 
 
 class Progress:
-    """A printer of how many tries are done, the best score so far, and the time left.
+    """A printer of lines on the progress of a search: tries, best score, and time left.
 
     `started` is the time of `monotonic()` at which the search began. `done_before` is the
     number of tries that were done before progress is shown for the first time.

@@ -91,10 +91,9 @@ class Split:
         return scatter_bits(group_hashes + np.uint64(hash_text(f"seed {self.seed}")))
 
     def positions(self, table: pl.DataFrame) -> npt.NDArray[np.float64]:
-        """Return the position of each row, a number from 0 to 1 that its group decides.
+        """Return the position of each row: the 64-bit number of its group, scaled to 0 to 1.
 
-        It is the number of the group, scaled. A row is held out if its position is below
-        the fraction.
+        A row is held out if its position is below the fraction.
         """
         # A float holds 53 bits exactly, so the lowest 11 of the 64 bits are left out.
         return np.asarray((self.groups(table) >> np.uint64(11)) * 2.0**-53)
@@ -197,7 +196,8 @@ def encode_text(text: str) -> int:
     text = DIGIT_OF_BOOLEAN.get(text.lower(), text)
 
     if re.fullmatch(INTEGER_PATTERN, text):
-        # Large integers lose digits as floats. Their rounding errors keep them apart.
+        # Large integers lose digits as floats. Their rounding errors keep them apart. The
+        # pattern allows at most 19 digits, so the float is never infinite.
         number = float(text)
         return _encode_number(number, rounding_error=int(text) - int(number))
     if re.fullmatch(NUMBER_PATTERN, text):

@@ -482,12 +482,11 @@ def measure_hyperparameters(
 def save_training_results(
     trained: TrainedModel, inputs: PreparedInputs, settings: RowSettings, folder: Path
 ) -> None:
-    """Save everything that later steps need in the folder of the model.
+    """Save the model, and everything else that later steps need, into a folder.
 
-    These are the model with its description, a baseline, the tries of the search, the
-    schema, and the profile: the distributions of the training rows, and of the model's
-    predictions for the held-out rows. The baseline, a model without features, is fitted
-    here.
+    These are a description of the model, a baseline, the tries of the search, the schema,
+    and the profile: the distributions of the training rows, and of the model's predictions
+    for the held-out rows. The baseline, a model without features, is fitted here.
     """
     data = inputs.data
     baseline = fit_baseline(data.target, data.task, inputs.dates)

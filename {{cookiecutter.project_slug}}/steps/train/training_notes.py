@@ -138,9 +138,9 @@ def _note_absent_classes(
 
 
 def _list_first(classes: Sequence[object]) -> str:
-    """Return classes as text, such as "a, b, c, d, e and 3 more".
+    """Return a list of classes as text, such as "a, b, c, d, e and 3 more".
 
-    The first SHOWN_CLASSES classes are listed.
+    Only the first SHOWN_CLASSES classes are named.
     """
     shown = ", ".join(str(label) for label in classes[:SHOWN_CLASSES])
     more = len(classes) - SHOWN_CLASSES

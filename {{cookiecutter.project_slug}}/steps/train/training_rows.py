@@ -86,8 +86,8 @@ def _check_column_names(
     if not keys and ROW in table.columns:
         raise DataError(
             f"The column '{ROW}' has the name of the row numbers in the predictions, so it"
-            " cannot be a feature. Rename it, or list it under data.keys or data.ignore in"
-            " settings.yml."
+            " cannot be a feature. Rename the column, or list it under data.keys or"
+            " data.ignore in settings.yml."
         )
 
 
@@ -172,9 +172,9 @@ def drop_repeated_rows(
     If the keys identify records, two rows that are equal in every column are the same
     record, which was probably delivered twice. So the second row is dropped.
 
-    Without keys, nothing is dropped. Neither is anything dropped if the keys do not
-    identify records: if different rows have the same keys, or if fewer than half of the
-    rows would remain, because so many repeats are hardly mistakes.
+    Nothing is dropped if there are no keys, or if different rows have the same keys, so
+    that the keys do not identify records. Nothing is dropped either if fewer than half of
+    the rows would remain, because so many repeats are hardly mistakes.
     """
     if not keys:
         return table, []
