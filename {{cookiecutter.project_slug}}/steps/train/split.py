@@ -91,7 +91,7 @@ class Split:
         return scatter_bits(group_hashes + np.uint64(hash_text(f"seed {self.seed}")))
 
     def positions(self, table: pl.DataFrame) -> npt.NDArray[np.float64]:
-        """Return the position of each row: the 64-bit number of its group, scaled to 0 to 1.
+        """Return the position of each row: the number of its group, scaled to 0 up to 1.
 
         A row is held out if its position is below the fraction.
         """
