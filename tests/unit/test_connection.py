@@ -231,7 +231,9 @@ def test_a_role_that_azure_cannot_assign_is_an_error(status: int, code: str) -> 
     with pytest.raises(roles.CheckFailed) as failed:
         assign_in(make_response(status, code))
     # `provision` prints this text, which ends with Azure's own words like any other message.
-    assert str(failed.value).endswith(f'answered {status} {code}: "Azure\'s own words".')
+    assert str(failed.value).endswith(
+        f'answered {status} {code}: "Azure\'s own words".'
+    )
     assert failed.value.result.fix in str(failed.value)
 
 

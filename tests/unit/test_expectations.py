@@ -159,7 +159,9 @@ def test_rule_that_holds_is_not_reported(
     assert find_violations(raw, {column: rules}) == []
 
 
-def test_rows_that_break_rules_are_counted_as_pandas_counts_them(tmp_path: Path) -> None:
+def test_rows_that_break_rules_are_counted_as_pandas_counts_them(
+    tmp_path: Path,
+) -> None:
     """Use the published penguins, whose individuals are numbered anew in each study."""
     rules: dict[str, dict[str, Any]] = {
         "Individual ID": {"unique": True},

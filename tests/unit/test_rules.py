@@ -14,9 +14,7 @@ ZERO = "00000000-0000-0000-0000-000000000000"
 
 # Of every rule: what it allows, values that fit, and values that do not, with their fixes.
 NAMES = "letters, digits, hyphens and underscores, a letter or digit first"
-FIND_GROUP = (
-    "a resource group's name (`az group list --output table` lists the groups)"
-)
+FIND_GROUP = "a resource group's name (`az group list --output table` lists the groups)"
 FIND_WORKSPACE = (
     "a workspace's name (`az ml workspace list --output table` lists the workspaces)"
 )

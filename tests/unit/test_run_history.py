@@ -368,7 +368,9 @@ def test_versions_are_listed_with_their_metric_and_run(history: History) -> None
     )
     assert [version.reference for version in registered] == ["1", "1"]
     past = run_history.read_history(history.root)
-    heading, newest, first = run_tables.format_model_versions(history.root, registered, past)
+    heading, newest, first = run_tables.format_model_versions(
+        history.root, registered, past
+    )
     assert heading.split() == ["version", "registered", "log_loss", "target", "run"]
     assert newest.split()[0] == "3"
     assert newest.split()[3:] == ["-", "-", "-"]

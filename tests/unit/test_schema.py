@@ -574,7 +574,10 @@ def test_numbers_that_are_not_in_the_training_data_are_noted(
     new = pl.DataFrame({"x": [7, 8], "n": [0.5, 0.5]})
     new.write_parquet(tmp_path / "a.parquet")
     _, report = project.score(tmp_path / "a.parquet")
-    assert "'x' of a.parquet holds values that the training data does not have" in report["notes"][0]
+    assert (
+        "'x' of a.parquet holds values that the training data does not have"
+        in report["notes"][0]
+    )
 
 
 def test_number_that_may_be_two_categories_is_refused(
