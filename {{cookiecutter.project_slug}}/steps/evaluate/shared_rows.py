@@ -177,8 +177,9 @@ def _choose_coarser_groups(
     """Return the group of each row, by the split that forms fewer groups.
 
     `new` and `registered` are the splits of two models. Rows that one split puts into a
-    group may be similar, even if the other split keeps them apart. If both splits form
-    equally many groups, the groups of the new model are returned.
+    group may be similar, even if the other split keeps them apart. Larger groups are the
+    safe choice, because they count similar rows as one. If both splits form equally many
+    groups, the groups of the new model are returned.
     """
     groups_of_new = new.groups(rows)
     groups_of_registered = registered.groups(rows)

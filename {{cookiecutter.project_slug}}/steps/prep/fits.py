@@ -82,20 +82,24 @@ def find_fit(values: pl.Series, parsers: ColumnParsers) -> Fit:
 def find_fits(
     texts: pl.DataFrame, parsers: Sequence[ColumnParsers]
 ) -> dict[int, list[Fit]]:
-    """Return the first parser that fits each column of each file.
+    """Find the first parser that can read all values of each column of each file.
 
-    The result has a list of Fits by the number of the file. A Fit holds the parser and the
-    counts of the column's values. Files without rows are not in the result.
+    Returns, for each file number, a list with the Fit of each column. A Fit holds the parser
+    and the counts of the column's values. Files without rows are not in the result.
 
     `texts` has the rows of all files, with the number of the file in FILE, and the values
     as text in columns named "0", "1" and so on. `parsers` has the parsers to try, in the
     order of these columns.
+
+    Columns with the same parsers are tried together, in batches: their values are stacked
+    into one long column. Within a batch, a group is the part that comes from one column of
+    one file.
     """
     column_count = len(parsers)
     fits_by_group: dict[int, Fit] = {}
     for positions in _divide_columns(parsers, row_count=len(texts)):
         values = _stack_columns(texts, positions, column_count)
-        # All columns of a batch are tried with the same parsers.
+        # All columns of a batch have the same parsers.
         shared_parsers = parsers[positions[0]]
         fits_by_group |= _try_all_parsers(values, shared_parsers)
 

@@ -92,9 +92,10 @@ def find_fitting_formats(
 ) -> list[TextFormat]:
     """Return the formats in which the largest number of a column's values can be read.
 
-    A value can be read if it is a number, a boolean or a date in the format, or a date of
-    one of `unambiguous_date_types`, such as 31-Jan-2026. `text_format`, the format of
-    settings.yml, comes first if it is one of the results. The list is empty in these cases:
+    A format can read the numbers, booleans and dates that are written in it. Every format
+    can also read the dates of `unambiguous_date_types`, such as 31-Jan-2026. `text_format`,
+    the format of settings.yml, comes first if it is one of the results. The list is empty in
+    these cases:
 
     - No format can read at least half of the values.
     - The column holds codes such as 007, which are text on purpose.
@@ -102,8 +103,8 @@ def find_fitting_formats(
     if values.is_empty():
         return []
     half = len(values) / 2
-    # Other text is neither a number, a boolean nor a date in any format. Finding this out by
-    # a pattern is faster than trying all formats.
+    # A value that does not match this pattern is text in every format. Matching one pattern
+    # is faster than trying all formats.
     may_be_number_or_date = values.str.contains(POSSIBLE_PATTERN)
     if may_be_number_or_date.sum() < half:
         return []

@@ -183,10 +183,11 @@ def _convert_to_type_of(default: Value, name: str, value: Any, root: Path) -> Va
     if value == "":
         raise PipelineError(message)
     if isinstance(default, Path) and root.is_relative_to(root / str(value)):
-        # `prep` would read the results of earlier runs as data.
+        # Results of earlier runs are stored in the project, so `prep` would read them as
+        # data.
         raise PipelineError(
-            f"{name} is {value!r}, a folder that contains the whole project. Write the"
-            f" folder of the data, such as {default}."
+            f"{name} is {value!r}, a folder that contains the whole project. Give the"
+            f" folder that contains only the data, such as {default}."
         )
     try:
         return type(default)(value)

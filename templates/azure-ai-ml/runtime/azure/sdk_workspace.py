@@ -457,10 +457,11 @@ class Workspace(WorkspaceInterface):
     def list_schedules(
         self, name: str, endpoint: Endpoint | None
     ) -> list[ActiveSchedule]:
-        """Return the active schedule of this name in a list, or an empty list.
+        """Return a list with the active schedule of this name, or an empty list.
 
-        The result is a list because azureml-sdk may have several schedules for an endpoint.
-        `endpoint` is needed only with azureml-sdk.
+        The method has the same form for both SDKs. In azureml-sdk, an `endpoint` can have
+        several schedules. In azure-ai-ml, a name belongs to one schedule, and `endpoint` is
+        not needed.
         """
         sdk_schedule = self._find_enabled_schedule(name)
         if sdk_schedule is None:

@@ -163,7 +163,11 @@ class Facts(AzureNames):
     cores_by_family: Mapping[str, int] = field(default_factory=dict)
 
     def with_cluster(self, names: AzureNames) -> Facts:
-        """Return the facts for the checks of another cluster in the same workspace."""
+        """Return the facts with which another cluster of the same workspace is checked.
+
+        What is known about the workspace stays. What was learned about the previous cluster
+        is unknown again.
+        """
         return replace(
             self,
             compute_key=names.compute_key,
@@ -171,7 +175,7 @@ class Facts(AzureNames):
             vm_size=names.vm_size,
             max_nodes=names.max_nodes,
             identity=names.identity,
-            # These facts were learned about the previous cluster.
+            # The checks of the new cluster find these facts again.
             compute_exists=False,
             cluster_principal="",
             vm_family="",

@@ -170,8 +170,8 @@ def _parse_message(message: str, status: int, address: str) -> ServiceError:
     """Read Azure's error response from the message of an SDK exception.
 
     The message contains either the JSON of the response, or one sentence without JSON, such
-    as "Request failed (403): You may not". `status` is the HTTP status, and `address` is the
-    URL of the request.
+    as "Request failed (403): The login has no access". The sentence is used if there is no
+    JSON. `status` is the HTTP status, and `address` is the URL of the request.
     """
     # The JSON is everything from the first brace to the last. It may span several lines.
     json_match = re.search(r"\{.*\}", message, re.DOTALL)
@@ -228,15 +228,15 @@ def _get_message(error: BaseException) -> str:
 def _list_error_and_causes(error: BaseException) -> list[BaseException]:
     """Return an error, the error that has caused it, the cause of that error, and so on.
 
-    The list ends early if an error with a response follows a connection error. Example: Azure
+    The list ends before a response that has nothing to do with the error. Example: Azure
     responds with 404, and while the SDK handles this error, the connection of its next
-    request fails. Python then calls the 404 the cause of the connection error, although the
-    response has nothing to do with the connection.
+    request fails. Python links the connection error to the 404 as if the 404 had caused it.
+    So the list ends if an error with a response follows a connection error.
     """
     errors: list[BaseException] = []
     current: BaseException | None = error
     has_seen_connection_error = False
-    # An error that is listed already would begin an endless circle of causes.
+    # The loop also ends if the causes form a cycle.
     while current is not None and current not in errors:
         has_response = getattr(current, "response", None) is not None
         if has_seen_connection_error and has_response:

@@ -116,7 +116,8 @@ class StepReuse:
         who has registered the new model:
 
         - If this run has registered it, the results of the steps before this step are
-          recorded as valid for the new model too.
+          recorded as valid for the new model too. Otherwise all these steps would run again
+          in the next run, only because this run has registered its own model.
         - If another process has registered it, this step may have looked up either the old
           model or the new one. So the results of this step are recorded as not reusable.
 
