@@ -130,7 +130,7 @@ def _check_required_columns(
 
 
 def _check_ignored_columns(names: list[str], roles: ColumnRoles) -> None:
-    """Raise DataError if no file has a column that data.ignore in settings.yml lists.
+    """Raise DataError if data.ignore in settings.yml lists a column that is in no file.
 
     `names` are the names of the columns of all files.
     """

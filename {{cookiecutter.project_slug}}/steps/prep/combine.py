@@ -159,17 +159,22 @@ def aggregate_by_file(
 ) -> pl.LazyFrame:
     """Summarize the stacked rows: return a row for each file that has rows.
 
-    The result has the number of the file in FILE, the number of its rows in `rows`, and
-    the caller's `aggregations`. It also has the sums of the columns that `stack_rows` adds:
-    CONTRADICTS_TYPES counts the rows that contradict guessed types, BYTES is the length of
-    the rows in bytes, and columns whose names begin with IS_MARKER count words such as NA.
+    The columns of the result are:
+
+    - FILE: the number of the file
+    - `rows`: the number of its rows
+    - CONTRADICTS_TYPES: how many rows contradict the guessed types
+    - BYTES: the length of the rows in bytes
+    - for each column, a name that begins with IS_MARKER: how many words such as NA it holds
+    - the caller's `aggregations`
+
+    A single file without rows also has a row in the result, with null in FILE.
     """
     columns_to_sum = cs.by_name(CONTRADICTS_TYPES, BYTES) | cs.starts_with(IS_MARKER)
     summary = [pl.len().alias("rows"), columns_to_sum.sum(), *aggregations]
     if has_several_files:
         return rows.group_by(FILE).agg(summary)
-    # Rows of a single file need no grouping, which is slow. If the file has no rows, FILE
-    # is null in the result, so that the summary belongs to no file.
+    # Grouping is slow, and the rows of a single file need none.
     return rows.select(pl.first(FILE), *summary)
 
 

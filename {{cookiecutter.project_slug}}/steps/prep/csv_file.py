@@ -256,8 +256,9 @@ class CsvFile:
             f"{self.name}, line {line}: the row has {values}, but the header has"
             f" {column_count}."
         )
-        # If an earlier row fits, this row is at fault, and not the settings. But if the
-        # header has one column, the header and the rows that fit may be lines of a title.
+        # If an earlier row fits, this row is at fault, and not the settings. But a header of
+        # one column may be the title of the file. Then the rows that fit are further lines of
+        # the title, and the setting for lines to skip is wrong.
         settings_may_be_wrong = column_count == 1 or not has_fitting_row
         if settings_may_be_wrong:
             hint = self._suggest_settings()

@@ -226,9 +226,10 @@ def _try_all_parsers(values: pl.DataFrame, parsers: ColumnParsers) -> dict[int, 
             is_decided = pl.col("group").is_in(list(new_fits))
             undecided = undecided.filter(~is_decided)
 
-    # Text fits all other groups. The first value of a group may suggest a further parser,
-    # such as one for dates like 31-Jan-2026. If this parser fits, it replaces text.
+    # Every value fits text.
     fits |= _try_parser(undecided, text_parser)
+    # The first value of a group may suggest a further parser, such as one for dates like
+    # 31-Jan-2026. If this parser fits the group, its Fit replaces that of text.
     fits |= _try_suggested_parsers(undecided, parsers)
     return fits
 
@@ -311,11 +312,12 @@ def _find_groups_by_suggested_parser(
 def _count_values_of_fitting_groups(
     values: pl.DataFrame, parser: Parser
 ) -> pl.DataFrame:
-    """Return a row for each group that a parser fits, with the group's value counts.
+    """Count the values of each group that the parser fits.
 
-    A group has the values of one column in one file. The columns of the result are `group`
-    and the fields of ValueCounts. `values` has a row for each value, with its `group`, its
-    `text`, and `stripped`, the text without spaces around it.
+    A group has the values of one column in one file. The parser fits it if it accepts every
+    value that is not missing. The result has a row for each of these groups. Its columns are
+    `group` and the fields of ValueCounts. `values` has a row for each value, with its
+    `group`, its `text`, and `stripped`, the text without spaces around it.
     """
     parsed = parser.parse(pl.col("text"), pl.col("stripped"))
     is_counted = values.lazy().select(
@@ -327,6 +329,5 @@ def _count_values_of_fitting_groups(
     )
     # The sum of a column of booleans is the number of values that are True.
     counts = is_counted.group_by("group").agg(pl.all().sum())
-    # A parser fits a group if it accepts all values that are filled, that is, not missing.
     all_are_accepted = pl.col("accepted") == pl.col("filled")
     return counts.filter(all_are_accepted).collect()

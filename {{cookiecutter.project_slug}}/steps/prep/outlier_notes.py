@@ -85,9 +85,11 @@ def note_outliers(
     skipped_names: Collection[str],
     sources: Sequence[Source],
 ) -> list[Note]:
-    """Return notes on columns with outliers, with the place of the most extreme outlier.
+    """Return notes on columns with outliers.
 
-    An outlier is a number that is far from all other numbers of its column.
+    An outlier is a number that is far from all other numbers of its column. Each note names
+    the file and the row of the most extreme outlier. The usual spread of the numbers is
+    measured in the sample, and outliers are searched in all rows.
 
     `table` has the prepared rows, and `sample` some of these rows. `columns` has the
     statistics of each column, such as its `smallest` number. Columns in `skipped_names` get

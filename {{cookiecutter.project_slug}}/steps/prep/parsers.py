@@ -249,12 +249,12 @@ def _get_date_parser(
 ) -> Parser:
     """Return the parser of dates in one format.
 
-    `@cache` returns the same parser object for all columns with dates in this format, so
-    that `find_fits` can parse these columns together.
+    The result is cached: all columns with dates in this format get the same parser object,
+    so that `find_fits` can parse these columns together.
     """
     value_parser = ValueParser(value_type, rules, text_format)
     if value_type.date_format == DOTTED_DATE:
-        # 2026.1.5 may be the version of a program, so it must not be parsed as a date.
+        # 2026.1.5 may be the version of a program. This parser does not accept such values.
         return DottedDateParser(value_parser)
     return value_parser
 

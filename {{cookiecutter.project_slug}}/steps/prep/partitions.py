@@ -69,12 +69,13 @@ def _read_partitions(path: str) -> dict[str, str | None]:
 def _infer_column_by_folder_value(
     name: str, folder_values: Sequence[str | None], options: ReadOptions
 ) -> dict[str | None, Column]:
-    """Return the column `name` for each distinct value that folders give it.
+    """Return, for each distinct folder value, a column that holds it in every row.
 
-    For example, the value "2026" of the folder `year=2026` gives a column that holds 2026
-    in each row. All values in `folder_values` together decide the type of the column.
+    For example, the value "2026" of the folder `year=2026` gives a column that holds the
+    number 2026. All values in `folder_values` together decide the type of the column `name`.
     """
-    # Hive has a value of its own for a missing value, so markers such as NA are values.
+    # In folder names, Hive writes __HIVE_DEFAULT_PARTITION__ for a missing value. So a marker
+    # such as NA is an ordinary value here.
     rules = replace(create_rules(name, options.roles), markers_are_values=True)
     texts = pl.Series("text", list(dict.fromkeys(folder_values)), dtype=pl.String)
     fit = find_fit(texts, list_parsers(rules, options.text_format))

@@ -124,13 +124,15 @@ def prepare(
     - Columns in `ignore` are left out.
     - A part has at most `rows_per_part` rows.
     - `text_format` says how the text of CSV files is written.
-    - `group` is prepared like a feature. The report only records its role, because the
-      train step keeps rows with equal values in this column together.
+    - `group` is prepared like a feature. The train step will keep rows with equal values in
+      this column together. Here, only the role of the column is recorded in the report.
     - `expectations` are rules that the data should obey. The report has a sentence on each
       violated rule in `violations`.
 
     Raises DataError if the data cannot be prepared.
     """
+    # An ignored column is read after all if a rule must be checked, so the rules may change
+    # the roles.
     roles = ColumnRoles(target, keys, ignore, group)
     roles = add_rules_for_training(roles, expectations)
 

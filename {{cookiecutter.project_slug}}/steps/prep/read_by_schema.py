@@ -281,6 +281,7 @@ def _note_unseen_values(source: Source, name: str, seen_values: pl.Series) -> No
     `seen_values` are the values that the training data has.
     """
     values = source.columns[name].values
+    # `implode` makes one list of the seen values, so each value is compared with all of them.
     is_unseen = ~values.is_in(seen_values.implode())
     # Only unseen values are counted: all others become null, which `count_values` skips.
     unseen_values = pl.when(is_unseen).then(values)

@@ -65,15 +65,16 @@ def build_training_schema(
             continue
         column: dict[str, Any] = {"type": get_type_name(dtype)}
         if dtype == TEXT:
-            # Here, "words" are markers such as NA. In CSV files, they stand for missing
-            # values. In Parquet files, they are values of their own.
+            # Words such as NA stand for missing values in CSV files. In Parquet files, they
+            # are ordinary values.
             column["words_are_missing"] = _is_in_csv(sources, name)
+        # Times of day, such as 14:30, are prepared as a number of seconds.
         if dtype == NUMBER and _holds_times(sources, name):
             column["holds_times"] = True
         columns[name] = column
 
-    # Only settings that differ from the usual format are stored, and none that describes a
-    # single file, such as its encoding.
+    # A setting is stored if it differs from the usual format. Settings that belong to a
+    # single file, such as its encoding, are not stored.
     changed_settings = {}
     for name, value in asdict(text_format).items():
         if value != getattr(USUAL_FORMAT, name) and name not in FILE_SETTINGS:

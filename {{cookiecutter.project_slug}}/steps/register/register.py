@@ -130,9 +130,9 @@ def register_if_allowed(
 ) -> None:
     """Register the model if the rule allows it, and write `registration.json`.
 
-    `model`, `evaluation` and `registration` are folders: the saved model, the results of
-    the step evaluate, and the output. The file that is written holds the decision, its
-    reason, and the version, if the model was registered.
+    `model` is the folder of the saved model, and `evaluation` the folder with the results
+    of the step evaluate. The file is written into the folder `registration`. It holds the
+    decision, its reason, and the version, if the model was registered.
     """
     results_as_json = (evaluation / "metrics.json").read_text(encoding="utf-8")
     results = json.loads(results_as_json)
@@ -141,14 +141,15 @@ def register_if_allowed(
     if should_register:
         version = register(model, model_name, choose_reference(results))
 
-    # There is no comparison if no model is registered, or if the models cannot be compared.
-    comparison_with_registered = results["registered"] or {}
+    # These are the results of the model that was registered before. There are none if no
+    # model is registered, and no comparison if the two models cannot be compared.
+    results_of_registered = results["registered"] or {}
     decision = {
         "model": model_name,
         "registered": should_register,
         "version": version,
         "reason": reason,
-        "comparison": comparison_with_registered.get("comparison"),
+        "comparison": results_of_registered.get("comparison"),
     }
     registration.mkdir(parents=True, exist_ok=True)
     (registration / "registration.json").write_text(

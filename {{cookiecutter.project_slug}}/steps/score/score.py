@@ -358,7 +358,7 @@ def select_features(
     """Return the columns that a model was trained with, cast to the types in `columns`.
 
     Raises ScoringError if a column is missing, or if its values have another type. The
-    message begins in lower case, because the name of the part is put before it.
+    message begins in lower case, because the caller puts the name of the file before it.
     """
     features = {}
     for name, dtype in columns.items():
@@ -366,8 +366,8 @@ def select_features(
             raise ScoringError(
                 f"the column '{name}' is missing, and the model cannot predict without it."
             )
-        # In drop_nulls(), contains() and filter(), polars would read a column name such as
-        # `^a$` as a pattern, so the name is removed.
+        # Some methods of polars, which are called here and in the functions below, would
+        # read a column name such as `^a$` as a pattern. So the name is removed.
         values = table[name].alias("")
         present_values = values.drop_nulls()
         # A column without any values fits every type.

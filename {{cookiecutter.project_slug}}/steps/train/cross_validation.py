@@ -184,7 +184,7 @@ def cross_validate(
             tested_folds.append(_test_fold(pipeline, features, target, fold, task))
     if not tested_folds:
         raise CannotCompute(
-            "no part of the training rows can be predicted from the others"
+            "each fold has no test row, or only one target value in its training rows"
         )
 
     actual = np.concatenate([tested.actual for tested in tested_folds])
@@ -279,17 +279,17 @@ def _score_classes(
 def _score_ranking(
     compute: Callable[[Array, Array], float], actual: Array, probabilities: Array
 ) -> float:
-    """Return a metric of how well the rows are ranked by the probability of a class.
+    """Return a ranking metric, such as ROC AUC, of the predicted probabilities.
 
-    If there are two classes, the rows are ranked by the probability of the second class. If
-    there are more, the result is the mean of the metric over all classes that occur in
-    `actual`.
+    With two classes, the metric is computed for the second class. With more classes, it is
+    computed for each class against all others, and the result is the mean over the classes
+    that occur in `actual`. `compute` is a function of scikit-learn.
 
-    Raises CannotCompute if all rows are of one class.
+    Raises CannotCompute if all rows belong to the same class.
     """
     occurring = np.unique(actual)
     if len(occurring) < 2:
-        raise CannotCompute("all rows that are tested are of one class")
+        raise CannotCompute("all test rows belong to the same class")
     has_two_classes = probabilities.shape[1] == 2
     if has_two_classes:
         return float(compute(actual == 1, probabilities[:, 1]))

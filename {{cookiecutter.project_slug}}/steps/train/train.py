@@ -423,11 +423,12 @@ def search_hyperparameters(
 ) -> SearchResult:
     """Try hyperparameters on the training rows, and return the score of each try.
 
-    The first try has these `hyperparameters`. Raises DataError if `build_model` does not
-    take a name in the search space, if the library of the model refuses the first try, or
-    if the metric is not defined for these rows.
+    The first try uses `hyperparameters` unchanged. Raises DataError if `build_model` does
+    not take a name in the search space, if the library of the model refuses the first try,
+    or if the metric is not defined for these rows.
     """
-    # Only the names are checked here, so one value of each hyperparameter is enough.
+    # Only the names are checked here, so any value of each hyperparameter will do: the first
+    # value of a list, or the lower end of a range.
     example_values = {
         name: values[0] if isinstance(values, list) else values["low"]
         for name, values in search.space.items()

@@ -22,9 +22,10 @@ def build_arguments(**options: Any) -> list[Any]:
 
 
 def _list_values(value: Any) -> list[Any]:
-    """Return what follows an option on the command line, as a list.
+    """Return the arguments that are written after an option whose setting is `value`.
 
-    The list is empty if the option is to be left out.
+    A dictionary becomes name, value, name, value and so on. None becomes an empty list, and
+    the option is left out.
     """
     if value is None:
         return []

@@ -82,17 +82,22 @@ class Rule:
     def check(self, key: str, value: Any, value_type: Any = str) -> Problem | None:
         """Return the problem with the value of a setting, or None if there is no problem.
 
-        The problem has the kind "wrong" if the value breaks the rule, "empty" if the value
-        may be empty until Azure is used, and "unusual" if the value is allowed, but is
-        probably a mistake. `key` is the name of the setting, for the message. `value_type`
-        is the type that the value must have, or a union of types such as `int | str`. The
-        caller adds the file to the problem.
+        The problem has one of three kinds:
+
+        - "wrong": the value breaks the rule.
+        - "empty": the value is empty, which is allowed until the project uses Azure.
+        - "unusual": the value is allowed, but is probably a mistake.
+
+        `key` is the name of the setting, for the message. The caller adds the file to the
+        problem. `value_type` is the type that the value must have, or a union of types such
+        as `int | str`.
         """
         if self.may_be_empty_for_now and value == "":
             fix = self._tell_what_to_write()
             return _make_problem(key, "is empty", fix, kind="empty")
 
         accepted_types = get_args(value_type) or (value_type,)
+        # isinstance() would accept True as an int.
         follows_rule = type(value) in accepted_types and self.fits(value)
         if not follows_rule:
             return self._describe_wrong_value(key, value, accepted_types)

@@ -124,7 +124,7 @@ def _correct_slug(value: str) -> str:
     """
     name = _correct_name(value)[:100].rstrip("-_")
     if name.startswith(_RESERVED_PREFIXES):
-        # The reserved words begin with a capital letter, so lower case is allowed.
+        # These words are reserved only in this spelling, so lower case is allowed.
         return name.lower()
     if name.lower() in WINDOWS_DEVICES:
         return f"{name}-project"

@@ -135,10 +135,10 @@ def _explain_small_quota(text: str, limit: int, cores_per_node: int) -> CheckRes
 def _compare_with_earlier_clusters(
     quotas: list[Quota], needed_cores: int, facts: Facts
 ) -> CheckResult | None:
-    """Check that this cluster and those checked earlier may run at the same time.
+    """Check the quotas for this cluster and those checked earlier together.
 
-    `needed_cores` are the vCPUs of this cluster with all its nodes. Returns None if every
-    quota is large enough for all these clusters together.
+    `needed_cores` are the vCPUs of this cluster with all its nodes. Returns None if the
+    quotas allow all these clusters to run at the same time.
     """
     for quota in quotas:
         if quota.is_total:
@@ -155,8 +155,8 @@ def _compare_with_earlier_clusters(
                 f"{facts.max_nodes} nodes need {needed_cores} vCPUs, and the clusters "
                 f"above need {earlier_cores} more, but {quota.limit} are allowed "
                 f"({quota.name})",
-                "if the clusters are to run at the same time, write fewer nodes, or ask "
-                "for more quota in the Studio",
+                "if the clusters are to run at the same time, lower the number of nodes, "
+                "or ask for more quota in the Studio",
                 setting="max_nodes",
             )
     return None

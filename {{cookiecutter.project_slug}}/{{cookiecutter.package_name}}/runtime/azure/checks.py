@@ -336,7 +336,8 @@ def _print_table(rows: list[TableRow]) -> None:
         table.add_row(name, colored_status, Text(make_harmless(row.text)))
     console.print(table)
 
-    # Fixes are printed below the table, whose columns would break a command into pieces.
+    # Fixes are printed below the table. In the table, a long command would be wrapped within
+    # its column, and could not be copied.
     for row in rows:
         if row.fix:
             # For example "settings.yml: compute.vm_size", or "login" without a setting.

@@ -462,13 +462,13 @@ def _start_worker(
 ) -> None:
     """Wait until mini-batches are scheduled, then load the entry script into this worker.
 
-    Also arranges what this worker does when it ends. If loading takes more than
-    `init_seconds`, a traceback is printed and the process ends. Errors of the script are
-    printed and raised.
+    If loading takes more than `init_seconds`, a traceback is printed and the process ends.
+    Errors of the script are printed and raised. After loading, the functions that this
+    worker calls when it ends are registered.
     """
     workers_may_start.wait()
-    # Native code, such as that of numpy, delays a signal handler of Python. `faulthandler`
-    # ends the process even while native code runs.
+    # A signal handler of Python would not run while native code, such as that of numpy, is
+    # busy. `faulthandler` ends the process from a thread of its own.
     faulthandler.dump_traceback_later(init_seconds, exit=True)
     try:
         load_entry_script(script, arguments)

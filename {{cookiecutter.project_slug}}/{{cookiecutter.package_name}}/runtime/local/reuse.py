@@ -173,6 +173,8 @@ class StepReuse:
         """
         fingerprint_by_input: dict[str, str] = {}
         for name, source in step.inputs.items():
+            # The data of a pipeline is passed as a Parameter. Every other input is the output
+            # of an earlier step.
             is_data = isinstance(source, Parameter)
             if is_data:
                 with suppress(OSError):
