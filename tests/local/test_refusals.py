@@ -194,15 +194,17 @@ def test_folder_that_is_not_that_of_a_run_is_refused(
         ["scoring", "--step", "score", "--folder", str(moved_run)],
         ["training", "--step", "train", "--folder", str(moved_run)],
         ["scoring", "--step", "other", "--folder", str(moved_run)],
+        ["scorin"],
     ]
     for folder in wrong_folders:
         commands.append(["scoring", "--step", "score", "--folder", str(folder)])
     results = run_in_one_process(toy_project, commands)
 
-    moved, other_pipeline, other_step, *wrong = results
+    moved, other_pipeline, other_step, no_pipeline, *wrong = results
     assert moved.code == 0, moved.err
     assert "a run of the pipeline scoring" in other_pipeline.err
     assert "There is no step 'other'" in other_step.err
+    assert "Did you mean scoring? The pipelines are: training, scoring." in no_pipeline.err
     for result in wrong:
         assert "is not the folder of a run" in result.err
     for result in results[1:]:

@@ -340,7 +340,7 @@ def test_tables_predict_what_scikit_learn_does(
 
 
 def test_a_model_without_tables_predicts_as_before() -> None:
-    with pytest.raises(score.UnsupportedModel, match="LinearRegression"):
+    with pytest.raises(score.UnsupportedModel, match="of the class LinearRegression"):
         score.use_lookup_tables(LinearRegression())
 
 

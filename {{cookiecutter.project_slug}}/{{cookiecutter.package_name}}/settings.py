@@ -44,7 +44,7 @@ DecimalMark = Annotated[str, Follows(one_of(".", ","))]
 ThousandsMark = Annotated[str, Follows(one_of(".", ",", " ", "'"))]
 NegativeNumbers = Annotated[str, Follows(one_of("parentheses", "trailing_minus"))]
 Fraction = Annotated[
-    float, Follows(Rule("above 0, below 1", lambda fraction: 0 < fraction < 1))
+    float, Follows(Rule("above 0 and below 1", lambda fraction: 0 < fraction < 1))
 ]
 Date = Annotated[
     str, Follows(Rule("a date such as 2026-01-31", datetime.fromisoformat))

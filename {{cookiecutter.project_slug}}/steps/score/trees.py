@@ -88,7 +88,7 @@ def use_lookup_tables(model: Any) -> None:
     ):
         raise UnsupportedModel(
             "only the trees of HistGradientBoosting models can be replaced with tables,"
-            f" and this is a {type(boosted).__name__}"
+            f" and this model is of the class {type(boosted).__name__}"
         )
     try:
         tables = LookupTables(boosted)

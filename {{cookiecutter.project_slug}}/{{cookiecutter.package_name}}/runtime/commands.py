@@ -6,6 +6,7 @@ delay `--help` and messages about wrong options.
 
 from __future__ import annotations
 
+import difflib
 import gc
 import json
 import shlex
@@ -68,8 +69,11 @@ class CommandContext:
         """
         pipelines = self.load_pipelines()
         if required not in pipelines:
+            similar = difflib.get_close_matches(required, pipelines, n=1)
+            suggestion = f" Did you mean {similar[0]}?" if similar else ""
             raise CommandError(
-                f"No pipeline is called {required!r}. There are {', '.join(pipelines)}."
+                f"No pipeline is called {required!r}.{suggestion} The pipelines are:"
+                f" {', '.join(pipelines)}."
             )
         return pipelines
 
@@ -378,7 +382,7 @@ def check(context: CommandContext, *, online: bool, as_json: bool, debug: bool) 
     """Check the settings, and with `online` also compare them with the resources on Azure.
 
     With `debug`, the command also shows the messages of the SDK. Returns 1 if something is
-    wrong, and 0 otherwise.
+    wrong or if Azure could not be asked about a workspace, and 0 otherwise.
     """
     from .azure import checks, sdk_log
 
