@@ -134,11 +134,13 @@ def compare_predictions(
 def _choose_verdict(
     interval: tuple[float, float], higher_is_better: bool, accepted_loss: float
 ) -> Verdict:
-    """Return the verdict on a new model from the confidence interval of its difference.
+    """Return the verdict on a new model, compared with another model.
 
-    The verdict is "better" if the whole interval is a gain, and "no worse" if the interval
-    contains 0. If the whole interval is a loss, the verdict is "within the margin" if no
-    part of the interval is a larger loss than `accepted_loss`, and "worse" otherwise.
+    `interval` is the confidence interval of the metric of the new model minus that of the
+    other model. The verdict is "better" if the whole interval is a gain, and "no worse" if
+    the interval contains 0. If the whole interval is a loss, the verdict is "within the
+    margin" if no part of the interval is a larger loss than `accepted_loss`, and "worse"
+    otherwise.
     """
     low, high = interval
     if higher_is_better:
@@ -151,7 +153,8 @@ def _choose_verdict(
     if smallest_gain > 0:
         return "better"
     if largest_gain >= 0:
-        # The difference may be chance, however wide the interval is.
+        # The interval contains 0, so the difference may be chance. A wide interval does not
+        # rule out a loss, but does not show one either.
         return "no worse"
     if smallest_gain >= -accepted_loss:
         return "within the margin"

@@ -110,8 +110,9 @@ def _compare_mean_scores(
 def pool_small_bins(training: Sequence[int], new: Sequence[int]) -> CountTable:
     """Return the counts of training rows and of new rows, with small bins merged.
 
-    Neighbouring bins are merged until at least FEWEST_EXPECTED rows of the smaller sample
-    are expected in each merged bin. For example, if there are as many new rows as training
+    The chi-squared test is unreliable if few rows are expected in a bin. So neighbouring
+    bins are merged until at least FEWEST_EXPECTED rows of the smaller sample are expected
+    in each merged bin. For example, if there are as many new rows as training
     rows, a merged bin needs 2 * FEWEST_EXPECTED rows in total.
     """
     table = np.array([training, new], dtype=float)
@@ -126,7 +127,7 @@ def pool_small_bins(training: Sequence[int], new: Sequence[int]) -> CountTable:
             unfinished_bin = np.zeros(2)
     if not pooled_bins:
         return unfinished_bin.reshape(2, 1)
-    # The rest is too small for a bin, so it is added to the last one.
+    # The remaining rows are too few for a bin of their own, so they join the last bin.
     pooled_bins[-1] = pooled_bins[-1] + unfinished_bin
     return np.array(pooled_bins).T
 

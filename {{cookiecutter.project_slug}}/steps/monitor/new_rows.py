@@ -162,7 +162,9 @@ def select_typed_columns(
 
     The columns "value 0", "value 1" and so on hold the values for each of the `profiles`,
     in the type of the profile. The columns "sample 0", "sample 1" and so on hold the
-    `sampled_columns`. The column "hash" holds a hash of each row.
+    `sampled_columns`. Columns are numbered, because one column of the data may be both a
+    value and a sample. The column "hash" holds a hash of the values in `repeat_columns`, by
+    which repeated rows are found.
 
     The values are converted in this query, and aggregated in another one. In a single
     query, polars would convert each value once for every statistic.

@@ -150,9 +150,10 @@ class Outcomes:
 def judge(comparisons: Sequence[Comparison], max_psi: float) -> list[Outcome]:
     """Decide for each comparison which differences are drift.
 
-    A difference is drift only if a p-value is below a level that falls with the number of
-    tests: among many tests, some have a small p-value by chance. Some differences are drift
-    only if the PSI of the column is also above `max_psi`.
+    A difference is drift only if a p-value is below the significance level. Among many tests,
+    some have a small p-value by chance, so the level falls with the number of tests. If the
+    check of a difference needs the PSI (population stability index), the PSI of the column
+    must also be above `max_psi`.
     """
     number_of_tests = sum(
         len(check.p_values) for comparison in comparisons for check in comparison.checks

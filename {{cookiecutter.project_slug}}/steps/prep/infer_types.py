@@ -298,10 +298,10 @@ def _fit_undecided_columns(
 def _count_in_all_rows(
     frame: pl.LazyFrame, candidates: Mapping[int, Fit]
 ) -> dict[int, ValueCounts]:
-    """Count, in all rows, the values of each column that a candidate parser can read.
+    """Try the candidate parsers of columns on all rows, and count the values they can read.
 
-    `candidates` has, by the position of the column, the Fit of the parser that fits the
-    column in the first rows. The result has the counts by the same positions.
+    `candidates` maps the position of a column to the Fit of the parser that can read the
+    first rows of this column. The result maps the same positions to the counts.
     """
     parsed_columns = []
     for position, candidate in candidates.items():

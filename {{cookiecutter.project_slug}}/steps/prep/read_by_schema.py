@@ -434,12 +434,12 @@ def _find_missing_columns(
     but not in all of them.
     """
     missing = MissingColumns()
-    _find_missing_keys(missing, sources, names, roles)
-    _find_missing_features(missing, sources, names, roles)
+    _add_missing_keys(missing, sources, names, roles)
+    _add_missing_features(missing, sources, names, roles)
     return missing
 
 
-def _find_missing_keys(
+def _add_missing_keys(
     missing: MissingColumns, sources: list[Source], names: list[str], roles: ColumnRoles
 ) -> None:
     """Add a problem to `missing` for each key of the model that a file lacks."""
@@ -452,12 +452,12 @@ def _find_missing_keys(
             missing.add_problem(problem, source=first_file, hint=hint)
 
 
-def _find_missing_features(
+def _add_missing_features(
     missing: MissingColumns, sources: list[Source], names: list[str], roles: ColumnRoles
 ) -> None:
     """Add a problem or a note to `missing` for each feature of the model that files lack.
 
-    It is a problem if all files lack the feature, and a note if only some do.
+    If all files lack a feature, this is a problem. If only some files do, a note is enough.
     """
     assert roles.model_columns is not None
     for name, expected in roles.model_columns.items():
@@ -466,7 +466,8 @@ def _find_missing_features(
             continue
         first_file = files_without_column[0]
         if len(files_without_column) == len(sources):
-            # The message is about the first file, because it may list the columns of a file.
+            # The final message may list the columns of one file, so only the first file is
+            # named.
             problem = (
                 f"{first_file.name} has no column '{name}', which the model needs."
             )

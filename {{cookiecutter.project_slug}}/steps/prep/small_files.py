@@ -89,10 +89,10 @@ def divide_into_batches(files: Iterable[SmallFile]) -> Iterator[Batch]:
 
 
 def open_batch(batch: Batch, scratch: Path, options: ReadOptions) -> list[Source]:
-    """Find the types of the columns of all files in a batch, and return a source for each.
+    """Open each file of a batch as a source whose columns have types.
 
     The rows of all files are copied as text into one file in the folder `scratch`. Each
-    source reads its rows from this copy. Raises OSError if the folder is full.
+    source reads its rows from this copy. Raises OSError if the disk is full.
     """
     all_rows = _stack_rows(batch)
     columns_by_file = _infer_columns_by_file(batch, all_rows, options)

@@ -14,7 +14,7 @@ START_BYTES = 65_536
 # A message shows this many bytes before and after the first byte that is not UTF-8.
 SHOWN_BYTES = 25
 # In UTF-16, about every second byte of Latin text is zero. A file with more than this share
-# of zero bytes is taken for UTF-16.
+# of zero bytes is taken for UTF-16. (UTF-32 without a byte order mark is hardly ever used.)
 MIN_ZERO_SHARE = 1 / 3
 
 
@@ -66,7 +66,7 @@ def explain_undecodable(path: Path, name: str) -> str:
                 " settings.yml."
             )
         if zero_bytes > 0:
-            # Text has no zero bytes, except in UTF-16 and UTF-32.
+            # Text in other encodings has no zero bytes at all.
             return not_csv
         file.seek(0)
         return _explain_undecodable_line(file, name)

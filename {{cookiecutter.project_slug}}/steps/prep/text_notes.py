@@ -218,7 +218,8 @@ def _describe_doubtful_number(
             f"column '{name}' of {source.name} holds times, such as '{first_value}', and"
             " is read as a number of seconds."
         )
-    # A few values are examined first, because reading all rows takes longer.
+    # A few values are checked first. All rows are read only if these values are ambiguous,
+    # because this takes longer.
     if not _are_ambiguous(first_values.head(NUMBERS_TRIED), text_format):
         return None
     if not _are_all_rows_ambiguous(source, text, text_format):

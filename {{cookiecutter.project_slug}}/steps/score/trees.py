@@ -176,7 +176,8 @@ class LookupTables:
         Raises UnsupportedModel if the tables of allowed leaves, which are by far the
         largest, have more than MOST_TABLE_BYTES in total.
         """
-        # Each tree has one word in a line of a table, and a line has BYTES_PER_LINE bytes.
+        # A line of a table holds one word (a bit mask of leaves) for each tree of the group,
+        # and a line has BYTES_PER_LINE bytes.
         trees_per_group = BYTES_PER_LINE // self.word_type.itemsize
         groups = []
         table_bytes = 0

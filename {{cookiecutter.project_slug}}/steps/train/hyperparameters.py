@@ -94,9 +94,9 @@ class _HyperparameterNames:
 def _list_hyperparameter_names(build: BuildFunction) -> _HyperparameterNames:
     """Return the names of hyperparameters that `build_model` accepts.
 
-    `build` is `build_model` with its other arguments filled in, so it returns a pipeline.
-    If it has no argument such as `**hyperparameters`, it passes nothing on to the model,
-    and only its own arguments are accepted.
+    `build` is `build_model` with all arguments but the hyperparameters filled in. If `build`
+    has an argument such as `**hyperparameters`, it passes further names on to the model, and
+    the names of the model's parameters are accepted, too.
     """
     arguments = set()
     passes_on = False

@@ -242,8 +242,8 @@ def runs(context: CommandContext, *, names: list[str]) -> int:
 
     if len(names) > 2:
         raise CommandError(
-            "Give two names to compare two runs, or one text to list the runs whose names"
-            " contain it."
+            "Give two names to compare two runs, or part of a name to list the runs whose"
+            " names contain it."
         )
     root = context.project.root
     try:

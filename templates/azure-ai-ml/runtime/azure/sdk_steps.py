@@ -112,7 +112,7 @@ def build_steps(
     settings: Any,
     addresses: Mapping[str, str] | None = None,
 ) -> PipelineJob:
-    """Build a pipeline as a job of azure-ai-ml, which holds its steps.
+    """Build the job of azure-ai-ml that contains the steps of a pipeline.
 
     `addresses` maps each data input of the pipeline to the address of its data. Without
     `addresses`, the job can be described by read_steps, but not submitted.
@@ -169,12 +169,13 @@ def list_environments(pipelines: Pipelines, settings: Any) -> list[Environment]:
 
 
 def read_steps(job: PipelineJob) -> list[Step]:
-    """Describe the nodes of a pipeline job for the local run.
+    """Describe the steps of a pipeline job for the local run.
 
-    Raises PipelineError if a node cannot be run on this machine, if its script is missing, or
-    if it refers to an input or output that does not exist. The SDK accepts such a reference,
-    which the service refuses later.
+    azure-ai-ml calls the steps of a job its nodes. Raises PipelineError if a node cannot be
+    run on this machine, if its script is missing, or if it refers to an input or output that
+    does not exist. The SDK accepts such a reference, which the service refuses later.
     """
+    # str(job) is the job in YAML, as the SDK writes it for Azure ML.
     with _hide_ipython():
         job_dict: dict[str, Any] = yaml.safe_load(str(job))
     return [

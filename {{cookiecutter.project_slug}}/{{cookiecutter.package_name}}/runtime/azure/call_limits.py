@@ -29,8 +29,8 @@ def call_with_limit(
 ) -> T:
     """Call a function of an SDK, and return its result.
 
-    Raises CallTooLong if Azure has responded to no request for a while, or if the call takes
-    longer than LONGEST_CALL. `task` completes the sentence "Azure was asked …" in the
+    Raises CallTooLong if Azure has not responded to any request for a while, or if the call
+    takes longer than LONGEST_CALL. `task` completes the sentence "Azure was asked …" in the
     message, such as "to publish the pipeline".
     """
     future: Future[T] = Future()

@@ -60,7 +60,7 @@ class Check:
     #: The fields of Facts that the check needs. If one is empty, the check is skipped.
     needs: tuple[str, ...]
     #: Whether the check is repeated for each cluster of the settings.
-    is_of_cluster: bool = False
+    concerns_cluster: bool = False
 
 
 #: The checks that follow the login, in their order.
@@ -85,28 +85,28 @@ CHECKS = [
         "compute",
         check_compute,
         needs=("workspace_exists", "compute_name"),
-        is_of_cluster=True,
+        concerns_cluster=True,
     ),
     Check(
         "cluster's identity",
         check_cluster_identity,
         needs=("workspace_exists", "compute_name", "compute_exists"),
-        is_of_cluster=True,
+        concerns_cluster=True,
     ),
     Check("your roles", check_login_roles, needs=("workspace_exists", "login_id")),
     Check(
         "cluster's roles",
         check_cluster_roles,
         needs=("workspace_exists", "compute_exists"),
-        is_of_cluster=True,
+        concerns_cluster=True,
     ),
     Check(
         "VM size",
         check_vm_size,
         needs=("subscription_id", "region", "vm_size"),
-        is_of_cluster=True,
+        concerns_cluster=True,
     ),
-    Check("quota", check_quota, needs=("vm_family",), is_of_cluster=True),
+    Check("quota", check_quota, needs=("vm_family",), concerns_cluster=True),
 ]
 #: Why a check is skipped, by the field of Facts that it needs and that is empty.
 REASON_BY_NEED = {
@@ -179,7 +179,7 @@ def _run_checks(names_of_clusters: Sequence[AzureNames]) -> Iterator[NamedResult
     runner = _CheckRunner(ResourceManager(first_names, token, deadline), facts)
     yield from runner.run_all(CHECKS)
 
-    cluster_checks = [check for check in CHECKS if check.is_of_cluster]
+    cluster_checks = [check for check in CHECKS if check.concerns_cluster]
     for cluster_names in further_names:
         runner.switch_to_cluster(cluster_names)
         prefix = f"{cluster_names.compute_key}: "

@@ -234,15 +234,16 @@ ROLES = {
 def read_error(
     status: int, headers: Headers, body: str, address: str = ""
 ) -> ServiceError:
-    """Parse an error response of any service of Azure.
+    """Parse an error response from any Azure service.
 
     `address` is the URL of the request. If the body has no known format, the result has no
-    message, and its code is that of the header x-ms-error-code, if there is one.
+    message, and its code is taken from the header x-ms-error-code, if there is one.
     """
     errors = parse_errors(body)
     header_code = _get_header(headers, "x-ms-error-code")
     if header_code:
-        # The header repeats the code of the innermost error, which is the last in the list.
+        # The header has the code of the innermost error, which is the last one in the body.
+        # It is added for responses whose body cannot be parsed, such as those without body.
         message = errors[-1].message if errors else ""
         errors.append(CodeAndMessage(header_code, message))
 

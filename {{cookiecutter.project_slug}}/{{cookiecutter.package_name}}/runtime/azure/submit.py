@@ -73,14 +73,15 @@ def _convert_parameters(
 ) -> dict[str, Any]:
     """Convert the values of a pipeline's parameters to the types of their defaults.
 
-    `values` maps the names of parameters to the strings that the user has written. Data
-    parameters are left out of the result, because their values are folders. Raises
+    `values` maps the names of parameters to the strings that the user has written. The
+    result has the same names, without data parameters, whose values are folders. Raises
     PipelineError or SettingsError if a value is wrong.
     """
     pipeline = pipelines[name]
-    # Only the steps of the built pipeline tell its parameters and their defaults.
+    # The parameters and their defaults are only known once the steps are built.
     steps = read_steps(build_steps(pipeline, project.settings()))
-    # The values of data parameters are left out of the result, so empty folders suffice here.
+    # `find_parameter_values` needs a folder for each data parameter. These values are left
+    # out of the result, so the folders may be empty strings.
     empty_folders = dict.fromkeys(pipeline.data, "")
     converted = find_parameter_values(project, steps, empty_folders, values)
     return {key: converted[key] for key in values if key not in pipeline.data}

@@ -95,7 +95,10 @@ def format_runs(
 
 
 def _make_run_columns(runs: Sequence[PastRun | UnreadableRun]) -> list[Column]:
-    """Return the columns of a table of runs, in which each run has one row."""
+    """Return the columns of a table of runs, in which each run has one row.
+
+    "version" is the version of the model that the run has registered or used.
+    """
     results = [_get_results(run) for run in runs]
     # If all models were judged by the same metric, its name is the heading of the column.
     metric = _find_common_metric(results)

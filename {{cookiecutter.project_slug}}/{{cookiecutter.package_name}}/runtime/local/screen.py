@@ -163,12 +163,12 @@ class Screen:
     def _report_slow_work(
         self, text: str, step_folder: Path | None, block_has_ended: threading.Event
     ) -> None:
-        """Print that some work is still going on, and then the progress of a step.
+        """Print that some work takes long, and then its progress if the work is a step.
 
         `text` names the work, such as "train". The event `block_has_ended` is set when the
-        work is done. Nothing is printed about work that is done within
-        SECONDS_BEFORE_FIRST_LINE. The progress of the step in `step_folder` is printed each
-        time it has changed, but at most every SECONDS_BETWEEN_LINES.
+        work is done. Nothing is printed if this happens within SECONDS_BEFORE_FIRST_LINE.
+        The progress is read from the log in `step_folder`, the folder of the step. It is
+        printed each time it has changed, but at most every SECONDS_BETWEEN_LINES.
         """
         # An error in this thread would not end the run. If the output cannot be written,
         # the run itself fails when it prints its next message.

@@ -190,9 +190,10 @@ class TrackedRuns:
     ) -> None:
         """Write the parameters and the steps' results into a pipeline's run in MLflow.
 
-        The results are parameters, metrics and tags, which are copied from the runs of the
-        steps. A reused step has its run in an earlier run of the pipeline. If several steps
-        have logged a result with the same name, the result of the last step counts. Raises
+        The results are parameters, metrics and tags. They are copied from the steps' runs in
+        MLflow, whose ids are `step_run_ids`, in the order of the steps. For a reused step,
+        this is the run that logged the results which are reused. If several steps have
+        logged a result with the same name, that of the last step is kept. Raises
         sqlite3.Error if the database cannot be written.
         """
         with closing(self._connect()) as connection, connection:
