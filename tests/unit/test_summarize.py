@@ -122,6 +122,24 @@ def test_summary_counts_the_predicted_classes(
     assert NO_DRIFT in page
 
 
+def test_shares_of_classes_are_logged_whatever_the_classes_are_called(
+    tmp_path: Path,
+) -> None:
+    labels = ["km/", "a//b", "x" * 300]
+    table = pd.DataFrame(
+        {
+            "prediction": labels,
+            **{f"probability_{label}": [0.4, 0.3, 0.3] for label in labels},
+        }
+    )
+
+    sum_up(table, tmp_path, "classification")
+
+    logged = mlflow.last_active_run().data.metrics
+    shares = [name for name in logged if name.startswith("share ")]
+    assert sorted(shares) == ["share a__b", "share km_", f"share {'x' * 244}"]
+
+
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
 def test_summary_describes_the_predicted_numbers(
     diabetes: pd.DataFrame,

@@ -41,6 +41,8 @@ SHOWN_NOTES = 20
 SHOWN_NAMES = 3
 # Azure ML limits the number of metrics that a run can have.
 MOST_METRICS = 100
+# MLflow refuses longer names of metrics.
+MOST_NAME_CHARACTERS = 250
 # The name of the column of predictions.
 PREDICTIONS = "predictions"
 
@@ -349,8 +351,10 @@ def log_metrics(result: DriftResult, folder: Path) -> None:
     largest_first = sorted(psi_by_name, key=lambda name: -psi_by_name[name])
     free_metrics = MOST_METRICS - len(metrics)
     for name in largest_first[:free_metrics]:
-        metric = re.sub(r"[^\w .:/-]", "_", f"psi {name}")
-        metrics[metric] = psi_by_name[name]
+        # MLflow refuses other characters in the name of a metric, and some names with a
+        # slash.
+        metric = re.sub(r"[^\w .:-]", "_", f"psi {name}")
+        metrics[metric[:MOST_NAME_CHARACTERS]] = psi_by_name[name]
 
     verdict = "drift" if drifted else "no drift"
     with mlflow.start_run():

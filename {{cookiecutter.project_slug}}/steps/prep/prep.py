@@ -89,6 +89,8 @@ from write_parts import MetadataFunction, PartWriter, write_parts
 SHOWN_NOTES = 20
 # Azure ML limits the number of metrics that a run can have, so no more are logged.
 MAX_METRICS = 100
+# MLflow refuses longer names of metrics.
+MAX_NAME_CHARACTERS = 250
 
 # The rules of data.expect in settings.yml, by the name of the column and then by that of the
 # rule.
@@ -252,9 +254,10 @@ def log_violations(report: dict[str, Any]) -> None:
 
     metrics: dict[str, float] = {"violations": len(report["violations"])}
     for rule, broken_rows in report["broken_rows_by_rule"].items():
-        # MLflow allows only these characters in the name of a metric. Others are replaced.
-        name = re.sub(r"[^\w .:/-]", "_", f"rows breaking {rule}")
-        metrics[name] = broken_rows
+        # MLflow refuses other characters in the name of a metric, and some names with a
+        # slash.
+        name = re.sub(r"[^\w .:-]", "_", f"rows breaking {rule}")
+        metrics[name[:MAX_NAME_CHARACTERS]] = broken_rows
     logged_metrics = dict(list(metrics.items())[:MAX_METRICS])
     with mlflow.start_run():
         mlflow.log_metrics(logged_metrics)

@@ -27,6 +27,8 @@ from summary_report import MonitorResult, render_report
 
 # Azure ML limits the number of metrics that a run can have.
 MOST_CLASS_METRICS = 90
+# MLflow refuses longer names of metrics.
+MOST_NAME_CHARACTERS = 250
 
 
 class SummaryError(Exception):
@@ -136,9 +138,10 @@ def log_metrics(distribution: Distribution, folder: Path) -> None:
     metrics = {"rows": float(distribution.rows), **distribution.list_figures()}
     if isinstance(distribution, ClassDistribution):
         for group in distribution.classes[:MOST_CLASS_METRICS]:
-            # MLflow refuses all other characters in the name of a metric.
-            name = re.sub(r"[^\w .:/-]", "_", f"share {group.label}")
-            metrics[name] = group.share
+            # MLflow refuses other characters in the name of a metric, and some names with a
+            # slash.
+            name = re.sub(r"[^\w .:-]", "_", f"share {group.label}")
+            metrics[name[:MOST_NAME_CHARACTERS]] = group.share
     with mlflow.start_run():
         mlflow.log_metrics(metrics)
         mlflow.log_artifacts(str(folder))
