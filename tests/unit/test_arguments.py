@@ -1,10 +1,13 @@
-"""Test the command lines of steps, and the option `--data` of the command `publish`."""
+"""Test the command lines of steps, and the options `--data` and `--set` of commands."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import template_package
 
+steps = template_package.load("runtime.steps")
 commands = template_package.load("runtime.commands")
 build_arguments = template_package.load("runtime.arguments").build_arguments
 
@@ -49,3 +52,36 @@ def test_folder_for_an_unknown_data_parameter_is_refused() -> None:
     with pytest.raises(template_package.errors.CommandError) as error:
         commands._parse_folders(["row_data=sales"], ["raw_data"])
     assert str(error.value) == "--data row_data=sales: write raw_data=sales."
+
+
+@pytest.mark.parametrize("assignment", ["", "raw_data="])
+def test_empty_folder_is_refused(assignment: str) -> None:
+    with pytest.raises(template_package.errors.CommandError) as error:
+        commands._parse_folders([assignment], ["raw_data"])
+    assert str(error.value) == f"--data {assignment}: write raw_data=FOLDER."
+
+
+@pytest.mark.parametrize("folder", ["..", ".", "data/../..", "/"])
+def test_folder_that_contains_the_project_is_refused(
+    folder: str, tmp_path: Path
+) -> None:
+    with pytest.raises(steps.PipelineError, match="contains the whole project"):
+        steps._convert_to_type_of(Path("data"), "raw_data", folder, tmp_path)
+
+
+def test_folder_beside_the_project_is_accepted(tmp_path: Path) -> None:
+    value = steps._convert_to_type_of(Path("data"), "raw_data", "../other", tmp_path)
+    assert value == Path("../other")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("false", False), ("False", False), ("true", True)]
+)
+def test_text_becomes_true_or_false(text: str, value: bool, tmp_path: Path) -> None:
+    assert steps._convert_to_type_of(True, "flag", text, tmp_path) is value
+
+
+def test_text_that_is_neither_true_nor_false_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(steps.PipelineError) as error:
+        steps._convert_to_type_of(True, "flag", "no", tmp_path)
+    assert str(error.value) == "flag is 'no', but must be true or false."

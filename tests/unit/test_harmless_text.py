@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from template_package import load
 
@@ -20,6 +22,7 @@ HARMFUL = {
     "half of a character": ("\ud800", r"\ud800"),
     "Azure Pipelines": ("x ##vso[task.complete]", "x # #vso[task.complete]"),
     "Azure Pipelines in capitals": ("##VSO[task.complete]", "# #VSO[task.complete]"),
+    "Azure Pipelines after a third #": ("###vso[a]", "## #vso[a]"),
     "Azure Pipelines, format": ("##[error]no", "# #[error]no"),
     "GitHub": ("::set-output name=a::b", ": :set-output name=a::b"),
     "GitHub, another line": ("fine\n ::error::no", "fine\n  : :error::no"),
@@ -45,3 +48,10 @@ def test_command_becomes_visible_text(text: str, harmless: str) -> None:
 )
 def test_other_text_stays_as_it_is(text: str) -> None:
     assert harmless_text.make_harmless(text) == text
+
+
+@pytest.mark.parametrize("text", ["##vso[task.complete]", "x ###vso[a]", "##[error]"])
+def test_json_holds_no_command_but_the_same_text(text: str) -> None:
+    line = harmless_text.format_json({"text": text})
+    assert "##" not in line
+    assert json.loads(line) == {"text": text}

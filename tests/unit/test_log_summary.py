@@ -53,6 +53,8 @@ def test_without_a_terminal_a_slow_step_prints_its_progress(
         log.write_text("progress: try 1 of 2\n", encoding="utf-8")
         wait_for("train: try 1 of 2\n", output)
         time.sleep(0.1)
+        log.write_text("mini-batches done: all\n", encoding="utf-8")
+        time.sleep(0.1)
         log.write_text("mini-batches done: 3/4\n", encoding="utf-8")
         wait_for("train: 3 of 4 mini-batches\n", output)
     assert len(output.getvalue().splitlines()) == 3

@@ -263,6 +263,14 @@ def test_list_names_the_step_at_which_a_run_failed(history: History) -> None:
         assert history.list()[2] == "    running: train"
 
 
+def test_lock_of_a_missing_folder_is_an_os_error(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OSError, match="unable to open database file"),
+        run_folder.lock_folder(tmp_path / "missing"),
+    ):
+        pass
+
+
 BROKEN_RECORDS = {
     "not JSON": (b"{", "JSON"),
     "not UTF-8": (b"\xff", "cannot be read"),

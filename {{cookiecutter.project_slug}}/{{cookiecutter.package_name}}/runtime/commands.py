@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import gc
-import json
 import shlex
 import shutil
 import sqlite3
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import CommandError, SettingsError
-from .harmless_text import is_utf8
+from .harmless_text import format_json, is_utf8
 from .project import Pipelines, Project
 from .steps import find_unknown_steps
 from .workspaces import SETTINGS
@@ -142,7 +141,7 @@ def run(
     if is_completed:
         _print_results(result, screen)
     if as_json:
-        print(json.dumps(asdict(result)))
+        print(format_json(asdict(result)))
     return 0 if is_completed else 1
 
 
@@ -193,7 +192,7 @@ def _print_results(result: RunResult, screen: Screen) -> None:
     """Print the folders of all outputs, and the addresses of the reports."""
     for step in result.steps:
         for output, folder in step.outputs.items():
-            screen.print(f"{output:14}{folder}")
+            screen.print(f"{output:13} {folder}")
     reports = result.list_reports()
     if reports:
         screen.print("To look at the results, open:")
@@ -556,14 +555,16 @@ def _parse_folders(
 
     `["raw_data=customers/all"]` gives `{"raw_data": "customers/all"}`. If the pipeline has
     only one data parameter, its name may be left out: `["customers/all"]` gives the same.
-    Raises CommandError if a name is missing or is not in `data_parameters`.
+    Raises CommandError if a folder is empty, or if a name is missing or is not in
+    `data_parameters`.
     """
     folder_by_parameter: dict[str, str] = {}
     for assignment in assignments:
         name, folder = _split_folder_assignment(assignment)
         if name == "" and len(data_parameters) == 1:
             name = data_parameters[0]
-        if name not in data_parameters:
+        # A variable that is not set in a script gives an empty folder.
+        if name not in data_parameters or folder == "":
             examples = " or ".join(
                 f"{parameter}={folder or 'FOLDER'}" for parameter in data_parameters
             )

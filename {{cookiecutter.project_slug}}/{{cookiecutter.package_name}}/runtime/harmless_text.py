@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
 #: Characters that must not reach a terminal.
 CONTROLS = (
@@ -36,6 +38,13 @@ def make_harmless(text: str) -> str:
     The character ESC becomes `\\x1b`, and `##vso[` becomes `# #vso[`.
     """
     return HARMFUL.sub(_make_visible, text)
+
+
+def format_json(value: Any) -> str:
+    """Return a value as JSON on one line, without commands to CI agents."""
+    # Azure Pipelines executes text after ## as a command, anywhere in a line. JSON parsers
+    # read the escape sequence as #.
+    return json.dumps(value).replace("#", "\\u0023")
 
 
 def _make_visible(harmful: re.Match[str]) -> str:

@@ -214,8 +214,8 @@ class Project(Generic[S]):
         """Convert the value of a pipeline parameter from a string, and check it.
 
         The value gets the type of the setting with the parameter's name, in whatever section
-        this setting is, and must follow the rules of this setting: `0.05` for
-        `learning_rate` becomes a number. If no setting has this name, the string is returned
+        this setting is, and must follow the rules of this setting: `0.3` for
+        `test_fraction` becomes a number. If no setting has this name, the string is returned
         unchanged. Raises SettingsError if the value breaks a rule.
         """
         field = self._find_setting_of_parameter(name)

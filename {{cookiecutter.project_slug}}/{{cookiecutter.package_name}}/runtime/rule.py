@@ -143,13 +143,13 @@ class Rule:
         # YAML reads `yes` as true, and `1.10` as 1.1. The text that the user wrote is lost,
         # so the message cannot repeat this text in quotes.
         yaml_has_changed_text = value_type is str and isinstance(value, (bool, float))
-        if yaml_has_changed_text:
+        if yaml_has_changed_text and self.fits(str(value).lower()):
             return "put it in quotes"
         # The wrong value was a string. A corrected string needs quotes only if the wrong
         # string has them in the file already, and a corrected number needs none.
         if isinstance(value, str):
             return f"write {corrected}"
-        # The wrong value was not a string. With !r, a corrected string is shown in quotes,
+        # The wrong value was not a string, or would also be wrong in quotes. With !r, a corrected string is shown in quotes,
         # because YAML would read 7 without quotes as a number.
         return f"write {corrected!r}"
 

@@ -411,8 +411,9 @@ def _is_model_version(value: Any) -> bool:
 
 
 def _correct_model_version(value: str) -> int | str:
-    """Return the number that a text consists of, or "latest" if it is not a number."""
-    return int(value) if value.isdecimal() else "latest"
+    """Return the number in a text such as "3" or "v3", or "latest" if there is none."""
+    number = value.lower().removeprefix("v")
+    return int(number) if number.isdecimal() else "latest"
 
 
 MODEL_VERSION = Rule(

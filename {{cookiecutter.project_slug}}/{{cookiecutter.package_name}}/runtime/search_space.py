@@ -27,6 +27,8 @@ def check_values(values: Any) -> Any:
     if isinstance(values, dict):
         _check_range(values)
         return values
+    if values is None:
+        raise refuse("is empty", fix="list the values to try")
     if not isinstance(values, list):
         raise refuse(
             f"is {to_text(values)}, but must be a list or a range",

@@ -182,7 +182,17 @@ def _convert_to_type_of(default: Value, name: str, value: Any, root: Path) -> Va
     message = f"{name} is {value!r}, but must be a value such as {default}."
     if value == "":
         raise PipelineError(message)
-    if isinstance(default, Path) and root.is_relative_to(root / str(value)):
+    if isinstance(default, bool):
+        # bool("false") would be True.
+        text = str(value).lower()
+        if text not in ("true", "false"):
+            raise PipelineError(f"{name} is {value!r}, but must be true or false.")
+        return text == "true"
+
+    # A path such as `..` must be resolved before it can be compared.
+    if isinstance(default, Path) and root.resolve().is_relative_to(
+        (root / str(value)).resolve()
+    ):
         # Results of earlier runs are stored in the project, so `prep` would read them as
         # data.
         raise PipelineError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import ParamSpec, TypeVar
 
 from . import request_guard
@@ -46,13 +46,9 @@ def call_with_limit(
     threading.Thread(target=call, daemon=True).start()
     started_at = time.monotonic()
     while True:
-        try:
-            return future.result(POLL_SECONDS)
-        except TimeoutError:
-            # `future.result` raises TimeoutError if the call is still running. After the call
-            # has ended, it can only be an error that the function itself has raised.
-            if future.done():
-                raise
+        wait([future], timeout=POLL_SECONDS)
+        if future.done():
+            return future.result()
         _raise_if_too_long(task, started_at)
 
 

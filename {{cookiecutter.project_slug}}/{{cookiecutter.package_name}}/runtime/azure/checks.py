@@ -6,7 +6,6 @@ module puts the results into one table, for all workspaces of the project.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from .. import COMMAND
 from ..errors import SettingsError
 from ..files import find_similar_path
-from ..harmless_text import make_harmless
+from ..harmless_text import format_json, make_harmless
 from ..project import Pipelines, Project
 from ..rule import Problem
 from ..steps import find_unknown_steps
@@ -92,7 +91,7 @@ def main(
         rows += online_rows
 
     if as_json:
-        print(_format_json(rows))
+        print(format_json({"checks": [vars(row) for row in rows]}))
     else:
         _print_table(_merge_empty_settings(rows))
     is_wrong = any(row.status == WRONG for row in rows)
@@ -279,13 +278,6 @@ def _make_azure_row(named_result: NamedResult, project: Project[Any]) -> TableRo
         # Further clusters have keys such as computes.gpu.vm_size.
         key = key.replace("compute", named_result.compute_key, 1)
     return replace(row, file=project.files.settings, key=key)
-
-
-def _format_json(rows: list[TableRow]) -> str:
-    """Return the rows as JSON, on one line."""
-    text = json.dumps({"checks": [vars(row) for row in rows]})
-    # Azure Pipelines executes text after ## as a command, anywhere in a line.
-    return text.replace("##", "\\u0023#")
 
 
 def _merge_empty_settings(rows: list[TableRow]) -> list[TableRow]:

@@ -339,7 +339,7 @@ class LocalRun:
         screen = self.context.screen
         origin = f"({earlier_run})"
         text = f"{log.last_line} {origin}" if log.last_line else origin
-        screen.print(text, label=f"{REUSED}{step.name:{STEP_NAME_WIDTH}}")
+        screen.print(text, label=f"{REUSED}{step.name:{STEP_NAME_WIDTH}} ")
         screen.print_notes(log)
 
     def _remove_old_runs(self) -> None:

@@ -18,7 +18,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -127,11 +127,12 @@ def lock_folder(folder: Path, timeout_seconds: float = 60) -> Iterator[None]:
     another process still holds the lock after `timeout_seconds`, or if nothing can be
     written to the folder.
     """
-    lock = sqlite3.connect(
-        folder / ".lock", timeout=timeout_seconds, isolation_level=None
-    )
-    with closing(lock):
+    with ExitStack() as stack:
         try:
+            lock = sqlite3.connect(
+                folder / ".lock", timeout=timeout_seconds, isolation_level=None
+            )
+            stack.enter_context(closing(lock))
             lock.execute("BEGIN EXCLUSIVE")
         except sqlite3.OperationalError as error:
             raise OSError(f"{folder}: {error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -30,8 +31,9 @@ RAN = "[green]ran[/] "
 REUSED = "[cyan]reused[/] "
 FAILED = "[red]failed[/] "
 REMOVED = "[dim]removed[/] "
-#: In the lines that report how a step ended, the step's name is padded to this width.
-STEP_NAME_WIDTH = 10
+#: In the lines that report how a step ended, the step's name is padded to this width. A
+#: space follows.
+STEP_NAME_WIDTH = 9
 #: Lines of a step's log with this prefix are also printed on the screen.
 NOTE = "note: "
 #: A slow step can print lines with this prefix, about what it has done and how long the
@@ -232,7 +234,7 @@ class _StepProgress(ProgressColumn):
         The speed is measured from the first call that sees a finished mini-batch, so the
         time of this call is stored.
         """
-        counts = _read_last_line(log, BATCH_PROGRESS)
+        counts = _read_batch_counts(log)
         if not counts:
             return ""
         if self._first_batch_time is None:
@@ -254,10 +256,20 @@ def _read_progress(log: Path) -> str:
     step_message = _read_last_line(log, STEP_PROGRESS)
     if step_message:
         return make_harmless(step_message)
-    counts = _read_last_line(log, BATCH_PROGRESS)
+    counts = _read_batch_counts(log)
     if counts:
         return _describe_batch_counts(counts)
     return ""
+
+
+def _read_batch_counts(log: Path) -> str:
+    """Return the newest counts of mini-batches in a log, such as "3/10".
+
+    Returns an empty string if there are none, or if a step has printed something else after
+    the same words.
+    """
+    counts = _read_last_line(log, BATCH_PROGRESS)
+    return counts if re.fullmatch("[0-9]{1,9}/[0-9]{1,9}", counts) else ""
 
 
 def _read_last_line(log: Path, prefix: str) -> str:

@@ -251,7 +251,7 @@ class StepRunner:
     def _show_success(self, step: Step, log: LogSummary, seconds: float) -> None:
         """Print that a step has succeeded, with the last line and the notes of its log."""
         screen = self._context.screen
-        label = f"{RAN}{step.name:{STEP_NAME_WIDTH}}{seconds:6.1f} s  "
+        label = f"{RAN}{step.name:{STEP_NAME_WIDTH}} {seconds:6.1f} s  "
         screen.print(log.last_line, label=label)
         screen.print_notes(log)
 
