@@ -204,7 +204,9 @@ def test_folder_that_is_not_that_of_a_run_is_refused(
     assert moved.code == 0, moved.err
     assert "a run of the pipeline scoring" in other_pipeline.err
     assert "There is no step 'other'" in other_step.err
-    assert "Did you mean scoring? The pipelines are: training, scoring." in no_pipeline.err
+    assert (
+        "Did you mean scoring? The pipelines are: training, scoring." in no_pipeline.err
+    )
     for result in wrong:
         assert "is not the folder of a run" in result.err
     for result in results[1:]:

@@ -49,6 +49,17 @@ def zip_csv_files(**files: str) -> bytes:
     return packed.getvalue()
 
 
+def change_in_zip(*, flag_bits: int = 0, compress_type: int = 0) -> bytes:
+    """Return a zip archive with a CSV file whose headers have other flags or types."""
+    content = bytearray(zip_csv_files(a="a\n1\n"))
+    entry = content.index(b"PK\x01\x02")
+    # The flags and the method follow each other, in the header and in the table of contents.
+    fields = flag_bits.to_bytes(2, "little") + compress_type.to_bytes(2, "little")
+    content[6:10] = fields
+    content[entry + 8 : entry + 12] = fields
+    return bytes(content)
+
+
 def write_files(folder: Path, files: File | dict[str, File]) -> Path:
     """Write files into a folder, and return it. The name of a single file is a.csv."""
     for name, file in (files if isinstance(files, dict) else {"a.csv": files}).items():
@@ -422,12 +433,17 @@ def test_booleans_are_constant_only_if_all_rows_are_equal(
             "paid": [True] * 19 + [False],
             "active": [None] + [True] * 19,
             "empty": pl.Series([None] * 20, dtype=pl.Boolean),
+            "id": [7] * 20,
+            "y": [1.5] * 20,
         }
     )
     raw = write_files(tmp_path / "raw", {"a.parquet": table})
-    report = prepare(raw, tmp_path / "out")
+    report = prepare(raw, tmp_path / "out", keys=["id"], target="y")
     (sentence,) = describe_unusual_columns(report)
     assert sentence.startswith("Only one value occurs in 'active'. Nothing")
+    # In data to score, a feature may well have a single value.
+    report = prepare(raw, tmp_path / "new", keys=["id"])
+    assert not describe_unusual_columns(report)
 
 
 @pytest.mark.parametrize(
@@ -540,6 +556,21 @@ REFUSED: dict[str, tuple[File | dict[str, File], dict[str, Any], str]] = {
         "line 2 is not UTF-8",
     ),
     "a cut zip": ({"a.zip": zip_csv_files(a="a\n1\n")[:40]}, {}, "a.zip is cut short"),
+    "a zip with a password": (
+        {"a.zip": change_in_zip(flag_bits=1)},
+        {},
+        "a.zip has a password, or",
+    ),
+    "a zip of Deflate64": (
+        {"a.zip": change_in_zip(compress_type=9)},
+        {},
+        "or is compressed by a method .* such as Deflate64",
+    ),
+    "UTF-16 that is cut": (
+        ("\ufeff" + UMLAUT).encode("utf-16-le")[:-1],
+        {},
+        "a.csv is cut short or damaged: it begins with the byte order mark of UTF-16",
+    ),
     "two in a zip": (
         {"a.zip": zip_csv_files(a="a\n1\n", b="a\n")},
         {},

@@ -109,6 +109,14 @@ BROKEN: dict[str, tuple[str, dict[str, Any], str]] = {
             " the first such value is 2, in line 4 of customers.csv."
         ),
     ),
+    "a fraction among the values of integers": (
+        "id",
+        {"values": [1.5, 2, 4.0]},
+        (
+            "the column 'id' has other values than 1.5, 2, 4.0 in 1 of 4 rows; the first is"
+            " 1, in line 2 of customers.csv."
+        ),
+    ),
     "date": (
         "signed_up",
         {"min": "2015-01-01"},
@@ -142,6 +150,7 @@ KEPT: dict[str, tuple[str, dict[str, Any]]] = {
     "a value of more than 64 bits": ("id", {"values": [1, 2, 4, 10**30]}),
     "a time": ("signed_up", {"min": "2014-12-31T00:00:00+02:00"}),
     "a date for times": ("at", {"max": "2026-01-31", "min": "2026-01-30"}),
+    "dates and times": ("at", {"values": ["2026-01-31", "2026-01-31 23:59:00"]}),
     "dates": ("signed_up", {"values": ["2016-03-01", "2016-03-02", "2016-03-04", "2014-12-31"]}),
     "booleans": ("flag", {"values": [True, False]}),
     "a column without values": ("empty", {"min": 5, "values": ["a"], "missing": 1}),

@@ -74,6 +74,10 @@ TABLE_FORMATS: dict[str, tuple[dict[str, str | bytes], str]] = {
         },
         r"is an Iceberg table.*scan_iceberg\('\S+/metadata/00002-769b.metadata.json'\)",
     ),
+    "Iceberg of Hadoop": (
+        {"metadata/v9.metadata.json": "{}", "metadata/v10.metadata.json": "{}"},
+        r"is an Iceberg table.*scan_iceberg\('\S+/metadata/v10.metadata.json'\)",
+    ),
     "Hudi": ({".hoodie/hoodie.properties": ""}, r"is a Hudi table.*format\('hudi'\)"),
     "Paimon": ({"snapshot/LATEST": "1"}, "is a Paimon table"),
     "Spark stream": ({"_spark_metadata/0": "v1"}, "is the output of a Spark stream"),
@@ -259,7 +263,7 @@ OTHER_CONTENT: dict[str, tuple[bytes, str]] = {
     "JSON": (b'{"id": 1}\n', "is JSON"),
     "JSON in a list": (b'[\n  {"id": 1}]', "is JSON"),
     "XML": (b'\xef\xbb\xbf<?xml version="1.0"?>', "is XML"),
-    "ORC": (b"ORC\x0a", "is an ORC file"),
+    "ORC": (b"ORC\x0a\x0b\n\x03", "is an ORC file"),
     "Avro": (b"Obj\x01\x04", "is an Avro file"),
     "Feather": (b"ARROW1\0\0", r"is an Arrow \(Feather\) file"),
     "SQLite": (b"SQLite format 3\0", "is an SQLite database"),
@@ -267,7 +271,7 @@ OTHER_CONTENT: dict[str, tuple[bytes, str]] = {
     "zstd": (b"\x28\xb5\x2f\xfd\x04", "is packed by zstd"),
     "7z": (b"7z\xbc\xaf\x27\x1c", "is a 7z archive"),
     "HDF5": (b"\x89HDF\r\n\x1a\n", "is an HDF5 file"),
-    "encrypted Parquet": (b"PARE", "is an encrypted Parquet file"),
+    "encrypted Parquet": (b"PARE\x15\0", "is an encrypted Parquet file"),
     "a tar archive": (b"a.csv".ljust(257, b"\0") + b"ustar", "is a tar archive"),
     "a zero-width space": (
         "id\u200b,x\n1,2\n".encode(),
@@ -288,6 +292,17 @@ def test_content_that_contradicts_the_name_is_recognized(
     raw = write_files(tmp_path / "raw", {f"a.{ending}": content})
     with pytest.raises(DataError, match=message):
         prepare(raw, tmp_path / "out", keys=["id"])
+
+
+@pytest.mark.parametrize("name", ["ORCID", "PARENT_ID", "PAR1", "ARROW1", "$FL2"])
+@pytest.mark.parametrize("word", ["x", "\u00fc"], ids=["ASCII", "cp1252"])
+def test_column_may_be_named_like_the_start_of_another_file(
+    name: str, word: str, tmp_path: Path
+) -> None:
+    content = f"{name},x\n1,{word}\n".encode("cp1252")
+    raw = write_files(tmp_path / "raw", {"a.csv": content})
+    prepare(raw, tmp_path / "out", text_format=TextFormat(encoding="cp1252"))
+    assert read_rows(tmp_path / "out") == [(0, 1, word)]
 
 
 @pytest.mark.parametrize("encoding", ["utf-32", "utf-16", "utf-8-sig"])
@@ -517,6 +532,22 @@ def test_columns_of_parquet_files_that_cannot_be_read_are_refused(
 ) -> None:
     with pytest.raises(DataError, match=message):
         prepare(write_parquet(tmp_path / "raw", table), tmp_path / "out", keys=["id"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"group": "__index_level_0__"},
+        {"expectations": {"__index_level_0__": {"missing": 0}}},
+    ],
+    ids=["group", "rules"],
+)
+def test_index_that_settings_name_is_kept(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    table = pa.table({"__index_level_0__": ["a"], "x": [1]})
+    prepare(write_parquet(tmp_path / "raw", table), tmp_path / "out", **options)
+    assert read_rows(tmp_path / "out") == [(0, "a", 1)]
 
 
 @pytest.mark.parametrize("index", [["a", "b"], [DAY, DAY], [7, 9]], ids=str)

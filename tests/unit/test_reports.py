@@ -346,6 +346,8 @@ def test_ranges_of_a_histogram_are_those_of_numpy() -> None:
     huge = pl.Series([-1.7e308, 0.0, 1.7e308])
     assert sum(count_values_by_range(huge)) == 3
     assert count_values_by_range(pl.Series([1.0, 1.0])) == []
+    neighbors = pl.Series([0.1 + 0.7, 0.8])
+    assert count_values_by_range(neighbors) == []
 
 
 # Leaks

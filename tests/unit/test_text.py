@@ -251,6 +251,21 @@ BY_SETTING: dict[str, tuple[dict[str, Any], list[str], list[Any]]] = {
         ["$(1,234.50)", "($2)", "$3"],
         [-1234.5, -2.0, 3.0],
     ),
+    "a unit after parentheses": (
+        {"negative": "parentheses", "units": ("EUR",)},
+        ["(1.50) EUR", "(2 EUR)", "3 EUR"],
+        [-1.5, -2.0, 3.0],
+    ),
+    "a unit after the minus sign": (
+        {
+            "negative": "trailing_minus",
+            "units": ("EUR",),
+            "decimal": ",",
+            "thousands": ".",
+        },
+        ["1.234,50- EUR", "2 EUR-", "3,5"],
+        [-1234.5, -2.0, 3.5],
+    ),
     "minus signs behind": ({"negative": "trailing_minus"}, ["5-", "7"], [-5, 7]),
     "Indian numbers": (
         {"thousands": ","},

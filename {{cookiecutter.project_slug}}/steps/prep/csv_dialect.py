@@ -34,9 +34,8 @@ def detect_dialect(
     """
     with open_text(path, encoding) as file:
         start = file.read(START_CHARACTERS)
-        # Some encodings can decode any bytes. Text has no NUL, and a Parquet file begins
-        # with PAR1.
-        is_binary = "\0" in start or start.startswith("PAR1")
+        # Some encodings can decode any bytes, but text has no NUL.
+        is_binary = "\0" in start
         if is_binary:
             raise UnicodeError(f"{name} is not text in {encoding}.")
 

@@ -322,14 +322,21 @@ def _is_among(
     are text.
     """
     if dtype.is_temporal():
-        dates_or_times = [_parse_date_or_time(text) for text in allowed_values]
-        allowed = pl.Series(dates_or_times, dtype=TIMESTAMP)
+        # A list of both dates and times does not fit into one series. So each value is
+        # converted by itself, and a date becomes the time at which it begins.
+        moments = [
+            pl.Series([_parse_date_or_time(text)]).cast(TIMESTAMP)
+            for text in allowed_values
+        ]
+        allowed = pl.concat(moments)
         return column.cast(TIMESTAMP).is_in(allowed.implode())
     if dtype.is_numeric():
         # Only columns of integers may have this rule. If new data holds fractions, its
         # column has another type, so the integers are converted. An integer of more than 64
-        # bits becomes null, which equals no value of the data.
-        allowed = pl.Series(allowed_values, dtype=INTEGER, strict=False).cast(dtype)
+        # bits becomes null, which equals no value of the data. Fractions equal none either,
+        # but the conversion would cut them off.
+        integers = [value for value in allowed_values if value == value // 1]
+        allowed = pl.Series(integers, dtype=INTEGER, strict=False).cast(dtype)
         return column.is_in(allowed.implode())
     allowed = pl.Series(allowed_values, dtype=dtype)
     return column.is_in(allowed.implode())

@@ -47,18 +47,16 @@ SIGNATURES = (
     Signature(
         b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook (.xls)", SAVE_SHEET
     ),
-    Signature(b"ORC", "an ORC file", USE_PANDAS),
     Signature(
         b"Obj\x01", "an Avro file", "convert it to Parquet, for example with Spark"
     ),
-    Signature(b"ARROW1", "an Arrow (Feather) file", USE_PANDAS),
+    Signature(b"ARROW1\0\0", "an Arrow (Feather) file", USE_PANDAS),
     Signature(b"SQLite format 3\0", "an SQLite database", "export its table as CSV"),
     Signature(b"\x89HDF\r\n", "an HDF5 file", USE_PANDAS),
     Signature(b"<stata_dta>", "a Stata file", USE_PANDAS),
-    Signature(b"$FL2", "an SPSS file", USE_PANDAS),
-    Signature(b"$FL3", "an SPSS file", USE_PANDAS),
+    Signature(b"$FL2@(#)", "an SPSS file", USE_PANDAS),
+    Signature(b"$FL3@(#)", "an SPSS file", USE_PANDAS),
     Signature(b"\x93NUMPY", "a NumPy array", "write it with pandas as CSV or Parquet"),
-    Signature(b"PARE", "an encrypted Parquet file", "write it without encryption"),
     Signature(b"%PDF", "a PDF document", "export its table as CSV"),
     Signature(b"{\\rtf", "an RTF document", "export its table as CSV"),
     Signature(b"\x28\xb5\x2f\xfd", "packed by zstd", UNPACK),
@@ -66,6 +64,14 @@ SIGNATURES = (
     Signature(b"7z\xbc\xaf\x27\x1c", "a 7z archive", UNPACK),
     Signature(b"Rar!\x1a\x07", "a RAR archive", UNPACK),
 )
+# A CSV file may begin with the same letters, for example with the name of a column ORCID.
+# So a file is only taken for one of these if it also has a control character.
+LETTER_SIGNATURES = (
+    Signature(b"ORC", "an ORC file", USE_PANDAS),
+    Signature(b"PARE", "an encrypted Parquet file", "write it without encryption"),
+)
+# The control characters that do not occur in a table of text, unlike tabs and line ends.
+CONTROL_CHARACTER = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 # For JSON and markup, `start` is a regular expression. Case and leading spaces are ignored.
 TEXT_SIGNATURES = (
     Signature(rb"<(!doctype|html)", "a web page", "download the file itself"),
@@ -121,7 +127,10 @@ def _find_signature(start: bytes) -> Signature | None:
 
     Returns None if the file may be a table.
     """
-    for signature in SIGNATURES:
+    signatures: tuple[Signature, ...] = SIGNATURES
+    if CONTROL_CHARACTER.search(start):
+        signatures += LETTER_SIGNATURES
+    for signature in signatures:
         if start.startswith(signature.start):
             return signature
     for signature in TEXT_SIGNATURES:

@@ -390,14 +390,23 @@ def _check_table_format(folder: Path, names: set[str]) -> None:
             continue
         markers = list(folder.glob(table_format.marker))
         if markers:
-            # Iceberg numbers its metadata files, so the newest has the last name.
-            newest = max(markers, key=lambda path: path.name)
+            # Iceberg numbers its metadata files, so the newest has the largest number.
+            newest = max(markers, key=_read_version)
             export = table_format.create_export_command(folder, newest)
             raise DataError(
                 f"{show_text(folder)} is {table_format.name}: it also holds files with"
                 " outdated or deleted rows. Export the current rows, and read the export:"
                 f" {export}."
             )
+
+
+def _read_version(path: Path) -> int:
+    """Return the version in a name such as v10.metadata.json, or 0 if there is none.
+
+    Other catalogs of Iceberg use names such as 00010-c6a2.metadata.json.
+    """
+    version = re.match(r"v?(\d+)", path.name)
+    return int(version[1]) if version else 0
 
 
 def _explain_unreadable(path: Path, error: OSError) -> DataError:

@@ -108,12 +108,14 @@ def _find_repeated_name(path: Path) -> str:
 def _add_columns(source: Source, path: Path, options: ReadOptions) -> None:
     """Add the columns of a Parquet file to its source.
 
-    An index that pandas stored is left out, with a note, unless it is a key or the target.
+    An index that pandas stored is left out, with a note, unless settings.yml names it, for
+    example as a key.
     """
     roles = options.roles
+    named_columns = {*roles.keys, roles.target, roles.group, *roles.expectations}
     for position, (name, dtype) in enumerate(source.frame.collect_schema().items()):
         is_pandas_index = name.startswith(PANDAS_INDEX_PREFIX)
-        if is_pandas_index and name not in roles.keys and name != roles.target:
+        if is_pandas_index and name not in named_columns:
             text = (
                 f"the index that pandas stores in Parquet files ('{name}') is left out: if"
                 " it is data, call reset_index() before to_parquet()."

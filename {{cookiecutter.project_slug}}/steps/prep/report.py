@@ -439,13 +439,20 @@ def _render_notes(report: dict[str, Any]) -> str:
 
 
 def describe_unusual_columns(report: dict[str, Any]) -> list[str]:
-    """Describe columns with a single value, and categories that differ only in case.
+    """Describe features with a single value, and categories that differ only in case.
 
-    The sentences appear only in report.html. They are not printed as notes are, because
-    these columns are seldom mistakes.
+    Single values are only described in training data: in data to score, which may be a
+    single row, the columns must be those of the model. The sentences appear only in
+    report.html. They are not printed as notes are, because these columns are seldom
+    mistakes.
     """
     sentences = []
-    constant = [f"'{name}'" for name in report["columns"] if _is_constant(report, name)]
+    roles = report["roles"]
+    is_training_data = "target" in roles.values()
+    features = [name for name in roles if roles[name] == "feature"]
+    constant = []
+    if is_training_data:
+        constant = [f"'{name}'" for name in features if _is_constant(report, name)]
     if len(constant) == 1:
         sentences.append(
             f"Only one value occurs in {constant[0]}. Nothing can be learned from it: list"
@@ -514,8 +521,8 @@ def render_columns(report: dict[str, Any]) -> str:
             _escape(statistics["type"]),
             format_share(statistics["missing"], report["rows_out"]),
             _format_distinct(statistics, report["rows_out"]),
-            _keep_on_one_line(statistics.get("smallest", "")),
-            _keep_on_one_line(statistics.get("largest", "")),
+            _keep_on_one_line(statistics.get("smallest")),
+            _keep_on_one_line(statistics.get("largest")),
             render_distribution(sample["columns"][name]),
         ]
         rows.append(row)
@@ -604,7 +611,12 @@ def _escape(value: object) -> str:
 
 
 def _keep_on_one_line(value: object) -> str:
-    """Return a number or a date in HTML, so that no browser breaks it at a hyphen."""
+    """Return a number or a date in HTML, so that no browser breaks it at a hyphen.
+
+    None becomes "".
+    """
+    if value is None:
+        return ""
     return f'<span class="whole">{html.escape(str(value))}</span>'
 
 

@@ -95,6 +95,9 @@ def count_values_by_range(values: pl.Series) -> list[int]:
     # Here and below, each number is divided first, because the difference of two large
     # numbers can be infinite.
     width = largest / BINS - smallest / BINS
+    if width == 0:
+        # The numbers are so near to each other that there are no ranges between them.
+        return []
     bin_numbers = (numbers / width - smallest / width).floor()
     # Without this, the largest value would fall into a range of its own, after the last one.
     bin_numbers = bin_numbers.clip(0, BINS - 1)

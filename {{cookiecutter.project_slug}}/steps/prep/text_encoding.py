@@ -54,10 +54,17 @@ def explain_undecodable(path: Path, name: str) -> str:
     with open_decompressed(path) as file:
         start = file.read(START_BYTES)
         not_csv = f"{name} is not a CSV file, despite the ending of its name."
-        is_parquet = start.startswith(b"PAR1")
+        marked_encoding = detect_unicode(path)
+        if marked_encoding in ("utf-16", "utf-32"):
+            return (
+                f"{name} is cut short or damaged: it begins with the byte order mark of"
+                f" {marked_encoding.upper()}, but not all of it can be decoded."
+            )
+        zero_bytes = start.count(b"\0")
+        # The first column of a CSV file may be called PAR1, too.
+        is_parquet = start.startswith(b"PAR1") and zero_bytes > 0
         if is_parquet:
             return not_csv
-        zero_bytes = start.count(b"\0")
         if zero_bytes > len(start) * MIN_ZERO_SHARE:
             # In little-endian order, the zero comes second in each pair of bytes.
             byte_order = "le" if start[1:2] == b"\0" else "be"

@@ -328,9 +328,10 @@ def _move_minus_to_front(text: pl.Expr, negative: str) -> pl.Expr:
     `negative` is PARENTHESES or TRAILING_MINUS.
     """
     if negative == PARENTHESES:
-        # A unit may stand before the parentheses or inside them: EUR (1.50), (EUR 1.50).
-        return text.str.replace(r"^([^()]*)\(([^()]*)\)$", "-${1}${2}")
-    return text.str.replace(r"^([^+-].*?)\s*-$", "-${1}")
+        # A unit may stand before the parentheses, inside them, or after them: EUR (1.50),
+        # (EUR 1.50), (1.50) EUR.
+        return text.str.replace(r"^([^()]*)\(([^()]*)\)([^()\d.,]*)$", "-${1}${2}${3}")
+    return text.str.replace(r"^([^+-].*?)\s*-([^\d.,-]*)$", "-${1}${2}")
 
 
 def _remove_thousands(text: pl.Expr, text_format: TextFormat) -> pl.Expr:

@@ -57,7 +57,8 @@ def open_decompressed(path: Path) -> IO[bytes]:
 def _open_zipped(path: Path) -> IO[bytes]:
     """Open the CSV file in a zip archive.
 
-    Raises DataError if the archive holds no CSV file, or more than one.
+    Raises DataError if the archive holds no CSV file or more than one, or if Python cannot
+    unpack the file.
     """
     archive = zipfile.ZipFile(path)
     csv_files = [name for name in archive.namelist() if _is_visible_csv(name)]
@@ -71,7 +72,14 @@ def _open_zipped(path: Path) -> IO[bytes]:
             f"{path.name} holds {len(csv_files)} CSV files, but an archive may hold only"
             " one: unpack the archive."
         )
-    return archive.open(csv_files[0])
+    try:
+        return archive.open(csv_files[0])
+    except RuntimeError:
+        # This includes NotImplementedError, which zipfile raises for the compression.
+        raise DataError(
+            f"{path.name} has a password, or is compressed by a method that Python cannot"
+            " unpack, such as Deflate64: unpack the archive, and read the CSV file itself."
+        ) from None
 
 
 def _is_visible_csv(name: str) -> bool:
