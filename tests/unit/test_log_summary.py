@@ -1,4 +1,4 @@
-"""Test that the screen reads logs of any size in little memory, and shows progress."""
+"""Test that the screen reads logs of any size in little memory, and shows what is done."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import pytest
 from rich.console import Console
 from template_package import load
 
+commands = load("runtime.commands")
+run_result = load("runtime.local.run_result")
 screen = load("runtime.local.screen")
 
 SIZE = 20_000_000  # bytes
@@ -65,3 +67,11 @@ def test_without_a_terminal_a_quick_step_prints_nothing(tmp_path: Path) -> None:
     with screen.Screen(Console(file=output)).show_progress("train", tmp_path):
         pass
     assert output.getvalue() == ""
+
+
+def test_long_name_of_an_output_is_apart_from_its_folder() -> None:
+    step = run_result.StepResult("a", "ran", outputs={"monitoring_report": "runs/a"})
+    result = run_result.RunResult("training", "completed", "runs", [step])
+    output = StringIO()
+    commands._print_results(result, screen.Screen(Console(file=output)))
+    assert output.getvalue() == "monitoring_report runs/a\n"
