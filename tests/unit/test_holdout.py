@@ -139,6 +139,10 @@ def test_rows_from_a_date_on_are_held_out(
     )
     assert "held out at random" not in capsys.readouterr().out
     assert later["rows"] == 120
+    report = tmp_path / "later" / "evaluation" / "report.html"
+    page = report.read_text(encoding="utf-8")
+    assert "holdout_from" in page
+    assert "test_fraction" not in page
     assert later["baseline"]["name"] == "last value"
     assert later["metrics"]["rmse"] > 2 * at_random["metrics"]["rmse"]
 
@@ -291,6 +295,14 @@ def test_all_columns_of_dates_are_named() -> None:
         {"column": "built", "from": datetime.date(2026, 1, 9)},
         {"column": "sold", "from": datetime.date(2026, 2, 9)},
     ]
+
+
+def test_proposed_holdout_of_times_on_a_single_day_leaves_rows_to_train_on() -> None:
+    noon = datetime.datetime(2026, 1, 1, 12)
+    times = [noon + datetime.timedelta(minutes=minute) for minute in range(10)]
+    (note,) = note_dates(pl.DataFrame({"time": times}), ["time"], test_fraction=0.2)
+    value = note.partition("settings.yml to ")[2].partition(". The column")[0]
+    assert yaml.safe_load(value) == {"column": "time", "from": times[8]}
 
 
 def test_class_that_is_never_predicted_is_named(

@@ -83,6 +83,17 @@ def test_metric_without_a_block_is_the_metric_of_the_other_rows(
     assert computed == pytest.approx(expected)
 
 
+def test_r2_is_undefined_if_the_target_varies_in_a_single_block() -> None:
+    block_of_row = np.arange(200) % 50
+    target = np.full(200, 0.1)
+    target[block_of_row == 7] = [1.3, 2.7, 0.9, 3.3]
+    predictions = Predictions(target + np.random.default_rng(0).normal(size=200))
+    values = jackknife.compute_leaving_out_each_block(
+        "r2", target, predictions, block_of_row
+    )
+    assert np.flatnonzero(~np.isfinite(values)).tolist() == [7]
+
+
 def test_metrics_are_those_of_scikit_learn() -> None:
     rows = gate.draw_rows(np.random.default_rng(0), THREE_CLASSES, [1.0], 0.5)
     target, predictions = rows.target, rows.models[0]

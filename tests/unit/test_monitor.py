@@ -17,7 +17,7 @@ import polars.selectors as cs
 import pytest
 from drift import compare_distributions, compare_locations, population_stability_index
 from drift_report import render_report
-from monitor import compare_sample_predictions
+from monitor import compare_sample_predictions, compare_with_training
 from new_rows import count_new_rows
 from profiles import RepeatProfile, parse_column, parse_profile
 from scoring_model import MonitorError, ScoringModel, read_profile
@@ -322,6 +322,18 @@ def test_profile_without_probabilities_is_compared(
     profile = replace(model.profile, probabilities={})
     [predictions] = compare_sample_predictions(model, profile, pl.from_pandas(new))
     assert predictions.name == "predictions"
+
+
+def test_key_of_the_training_that_is_missing_now_is_named(
+    rare_class: tuple[ScoringModel, pd.DataFrame], tmp_path: Path
+) -> None:
+    model, new = rare_class
+    assert model.profile is not None
+    repeats = replace(model.profile.repeats, keys=["id"])
+    profile = replace(model.profile, repeats=repeats)
+    pl.from_pandas(new).write_parquet(tmp_path / "part-00000.parquet")
+    with pytest.raises(MonitorError, match=r"'id' is missing.*under data\.keys"):
+        compare_with_training(tmp_path, model, profile, MAX_PSI, ignore=[])
 
 
 TABLES = {

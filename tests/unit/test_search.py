@@ -31,8 +31,11 @@ from cross_validation import (
 )
 from search import Search, SearchResult, Try, draw_candidates, read_search
 from sklearn import metrics
-from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifier
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.svm import LinearSVC
 from split import Split, TimeSplit
 from step_tracking import track_in
 from training_rows import DataError
@@ -373,6 +376,25 @@ def test_wrong_names_of_hyperparameters_are_all_named(tmp_path: Path) -> None:
         " training.hyperparameters names random_state, which build_model in"
         " steps/train/train.py does not take: delete it."
     )
+
+
+@pytest.mark.parametrize("classifier", [LinearSVC(), RidgeClassifier()], ids=repr)
+def test_classifier_without_probabilities_is_refused(
+    classifier: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = pd.DataFrame({"x": np.arange(40.0)})
+    target = pd.Series(np.repeat(["a", "b"], 20))
+    data = train.TrainingData(
+        features, target, "classification", seed=0, fold_numbers=np.zeros(40, int)
+    )
+    monkeypatch.setattr(train, "build_model", lambda *_: make_pipeline(classifier))
+    with pytest.raises(DataError, match=r"no method predict_proba.*CalibratedClassif"):
+        train.fit_model(data, {})
+
+    # The advice of the message works.
+    calibrated = make_pipeline(CalibratedClassifierCV(classifier))
+    monkeypatch.setattr(train, "build_model", lambda *_: calibrated)
+    assert train.fit_model(data, {}).predict_proba(features).shape == (40, 2)
 
 
 def test_wrong_names_in_the_space_are_all_named(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """Compute a metric again and again, each time with one block of rows left out.
 
 difference.py needs these values to judge how much of a difference is chance. The values are
-the same as those of model_metrics.py for the rows outside a block, but are computed for all
-blocks at once, because it would take far too long to compute them one by one.
+those of model_metrics.py for the rows outside a block, but are computed for all blocks at
+once, because it would take far too long to compute them one by one. Only `roc_auc` and
+`average_precision` of more than MOST_RANKS distinct probabilities are approximate.
 
 In all functions, `block_of_row` holds the block of each row, as an integer from 0. An array
 with a value for each block has the value of block b at position b: the metric of all rows
@@ -29,9 +30,9 @@ def compute_leaving_out_each_block(
 ) -> Array:
     """Return one value for each block of rows: the metric of all rows outside the block.
 
-    `block_of_row` holds the block of each row, as an integer from 0. A value is NaN if the
-    metric is undefined for the rows outside the block. Raises CannotCompute if the metric
-    is undefined for all rows together.
+    `block_of_row` holds the block of each row, as an integer from 0. A value is NaN or
+    infinite if the metric is undefined for the rows outside the block. Raises CannotCompute
+    if the metric is `roc_auc` or `average_precision`, and all rows are of one class.
     """
     values = predictions.values
     match metric_name:
@@ -105,14 +106,17 @@ def _count_outside_each_block(
 
 def _compute_r2(target: Array, values: Array, block_of_row: Array) -> Array:
     """For each block, return R² of the predicted numbers of all rows outside the block."""
-    # Sums of squares lose fewer digits if the numbers are near 0.
-    centred_target = target - target.mean()
+    # Sums of squares lose fewer digits if the numbers are near 0. If the target is the same
+    # in all rows outside a small block, it is the median there, so that its deviations are
+    # exactly 0.
+    centred_target = target - np.median(target)
     row_counts = _sum_outside_each_block(np.ones(len(target)), block_of_row)
     squared_errors = _sum_outside_each_block((values - target) ** 2, block_of_row)
     sums = _sum_outside_each_block(centred_target, block_of_row)
     sums_of_squares = _sum_outside_each_block(centred_target**2, block_of_row)
     squared_deviations = sums_of_squares - sums**2 / row_counts
-    # If the target is the same in all rows outside a block, R² is undefined.
+    # If the target is the same in all rows outside a block, R² is undefined: the result of
+    # the division by 0 is NaN or infinite.
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(1 - squared_errors / squared_deviations)
 

@@ -139,7 +139,7 @@ def encode_feature(feature: pd.Series) -> Array:
     """Return a feature as numbers that a decision tree accepts.
 
     Larger values get larger numbers: texts are numbered from 0 in alphabetical order, and
-    dates become nanoseconds. Missing values get a number below all others.
+    dates become integers. Missing values get a number below all others.
     """
     if feature.dtype == object:
         # factorize gives the number -1 to missing values.

@@ -146,14 +146,21 @@ def compare_with_training(
 ) -> DriftResult:
     """Compare the rows in the folder `prepared` with the profile of a model.
 
-    Features in `ignore` are left out. Raises MonitorError if a column that the model needs
-    is missing.
+    Features in `ignore` are left out. Raises MonitorError if a column that the model needs,
+    or a column of the keys at its training, is missing.
     """
     table = scan_parts(prepared)
     column_names = table.collect_schema().names()
     for name in model.columns:
         if name not in column_names:
             raise MonitorError(f"The column '{name}' is missing; the model needs it.")
+    for name in profile.repeats.keys:
+        if name not in column_names:
+            raise MonitorError(
+                f"The column '{name}' is missing. It was a key when the model was trained,"
+                " so repeated rows are counted by it. List it under data.keys in"
+                " settings.yml again, or train again with the present keys."
+            )
 
     feature_profiles = {
         name: column for name, column in profile.features.items() if name not in ignore

@@ -328,8 +328,8 @@ def select_features(
 ) -> pl.DataFrame:
     """Return the columns that a model needs, converted to the types of the training data.
 
-    Values that cannot be converted become missing values. The step `score` does the same,
-    and reports them.
+    Values that cannot be converted become missing values, so that the other rows can still
+    be compared. The step `score` refuses such a column.
     """
     features = {}
     for name, dtype in columns.items():

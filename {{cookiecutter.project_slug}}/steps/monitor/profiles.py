@@ -72,10 +72,11 @@ ColumnProfile = NumberProfile | TextProfile | DateProfile
 
 @dataclass(frozen=True)
 class RepeatProfile:
-    """How many training rows repeat an earlier row, because their keys are the same.
+    """How many rows of the training data repeat an earlier row: their keys are the same.
 
     `keys` are the columns of the keys. Without keys, a row repeats an earlier one if all
-    features are the same. Of the `rows`, the number `repeated` repeat an earlier one.
+    features are the same. Of the `rows`, the number `repeated` repeat an earlier one. The
+    held-out rows are counted, too.
     """
 
     keys: Sequence[str]

@@ -293,9 +293,10 @@ def describe_moved_numbers(
 def _is_between_quartiles(number: float, edges: Sequence[float]) -> bool:
     """Return whether a number is between the quartiles of the training values.
 
-    `edges` are the edges of the bins of a column of numbers. They are quantiles of the
-    training values at even distances, so the edge after a quarter of the edges is about the
-    lower quartile. There are no edges, and no quartiles, if all training values are equal.
+    `edges` are the edges of the bins of a column of numbers. The bins hold about equally
+    many training values, so the edge after a quarter of the edges is about the lower
+    quartile. This is only a rough estimate if the training values are few different
+    numbers. There are no edges, and no quartiles, if all training values are equal.
     """
     if not edges:
         return False

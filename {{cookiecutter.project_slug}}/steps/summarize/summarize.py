@@ -50,7 +50,8 @@ def summarize(
     if missing_rows:
         print(
             f"note: {missing_rows} of {monitor_result.rows} rows have no prediction. The"
-            " log of the step score names the files that failed."
+            " log of the step score names the files that failed. If it names none, the model"
+            " has predicted numbers that are not finite."
         )
     write_summary(distribution, monitor_result, summary)
     log_metrics(distribution, summary)

@@ -58,7 +58,8 @@ def render_report(distribution: Distribution, monitor_result: MonitorResult) -> 
         missing_rows_note = (
             f"<p><b>{missing_rows:,} of {monitor_result.rows:,} rows have no"
             " prediction.</b> The log of the step <code>score</code> names the files that"
-            " failed.</p>"
+            " failed. If it names none, the model has predicted numbers that are not"
+            " finite.</p>"
         )
     return f"""<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">

@@ -306,7 +306,8 @@ def _score_average_precision(actual: Array, probabilities: Array) -> float:
 
     The average precision of a frequent class is high even if the model has learned
     nothing. So if there are two classes, the rarer one is scored, as in the step
-    `evaluate`. If there are more classes, the result is the mean over all classes.
+    `evaluate`. If there are more classes, the result is the mean over the
+    classes that occur.
 
     Raises CannotCompute if all rows are of one class.
     """

@@ -320,13 +320,20 @@ def train_and_log(
     parameters = {
         "task": settings.task,
         "target": settings.target,
-        "test_fraction": settings.test_fraction,
+        **describe_split(inputs.split),
         "seed": settings.seed,
         **best_hyperparameters,
     }
     mlflow.log_params(parameters)
     mlflow.log_metrics(measure_trained_model(pipeline, inputs, search_result))
     return TrainedModel(pipeline, parameters, search_result)
+
+
+def describe_split(split: Split | TimeSplit) -> dict[str, Any]:
+    """Return the settings that decide which rows are held out, to be logged."""
+    if isinstance(split, TimeSplit):
+        return {"holdout_column": split.column, "holdout_from": split.start}
+    return {"test_fraction": split.fraction}
 
 
 def fit_model(data: TrainingData, hyperparameters: Mapping[str, Any]) -> Pipeline:
@@ -347,9 +354,11 @@ def prepare_model(data: TrainingData, hyperparameters: Mapping[str, Any]) -> Pip
     up to `max_iterations`. If `early_stopping` is among the hyperparameters, the user has
     decided how training ends, so no number is chosen.
 
-    Raises TypeError or ValueError if scikit-learn refuses a hyperparameter.
+    Raises TypeError or ValueError if scikit-learn refuses a hyperparameter, and ValueError
+    if a classifier cannot predict probabilities.
     """
     pipeline = build_model(data.features, data.task, data.seed, **hyperparameters)
+    check_probabilities(pipeline, data.task)
     user_decides = "early_stopping" in hyperparameters
     if can_choose_iterations(pipeline) and not user_decides:
         iterations = choose_iterations(
@@ -357,6 +366,16 @@ def prepare_model(data: TrainingData, hyperparameters: Mapping[str, Any]) -> Pip
         )
         pipeline[-1].set_params(max_iter=iterations)
     return pipeline
+
+
+def check_probabilities(pipeline: Pipeline, task: str) -> None:
+    """Raise ValueError if a classifier cannot predict probabilities, which metrics need."""
+    if task == "classification" and not hasattr(pipeline, "predict_proba"):
+        raise ValueError(
+            f"build_model returns a classifier, {type(pipeline[-1]).__name__}, that has no"
+            " method predict_proba, but models are judged by the probabilities of the"
+            " classes. Wrap it in sklearn.calibration.CalibratedClassifierCV."
+        )
 
 
 @contextmanager

@@ -258,10 +258,12 @@ def _format_holdout(column: str, start: datetime.date) -> str:
 def _propose_holdout_start(
     values: pl.Series, test_fraction: float
 ) -> datetime.date | None:
-    """Return the day on which a hold-out by date should begin.
+    """Return the day or time from which rows should be held out.
 
-    About the share `test_fraction` of all dates is on this day or later. Returns None if
-    the column does not hold dates, or fewer than two different ones.
+    About the share `test_fraction` of all dates is on this day or later. If so many dates
+    are on this day that more than half of all dates would be held out, its time is
+    returned, too. Returns None if the column does not hold dates, or fewer than two
+    different ones.
     """
     if values.dtype not in (pl.Date, pl.Datetime):
         return None
@@ -270,4 +272,6 @@ def _propose_holdout_start(
         return None
     dates_before_start = int(len(dates) * (1 - test_fraction))
     start: datetime.datetime = dates[dates_before_start]
-    return start.date()
+    start_of_day = datetime.datetime.combine(start, datetime.time())
+    dates_from_day = (dates >= start_of_day).sum()
+    return start if dates_from_day > len(dates) / 2 else start.date()

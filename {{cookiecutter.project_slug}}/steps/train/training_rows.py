@@ -189,8 +189,9 @@ def drop_repeated_rows(
     if different_rows_share_keys or most_rows_repeat:
         note = (
             f"the keys ({', '.join(keys)}) do not identify rows: {rows} rows have only"
-            f" {distinct_keys} different keys. Unless data.group is set, rows with the same"
-            " keys stay together: all of them are trained on, or all are held out."
+            f" {distinct_keys} different keys. Unless data.group is set, or rows are held"
+            " out by date, rows with the same keys stay together: all of them are trained"
+            " on, or all are held out."
         )
         return table, [note]
 
