@@ -15,12 +15,16 @@ import pandas as pd
 import polars as pl
 import polars.selectors as cs
 import pytest
+import score
 from drift import compare_distributions, compare_locations, population_stability_index
 from drift_report import render_report
+from mlflow.models import Model
+from mlflow.models.signature import ModelSignature
+from mlflow.types import ColSpec, Schema
 from monitor import compare_sample_predictions, compare_with_training
 from new_rows import count_new_rows
 from profiles import RepeatProfile, parse_column, parse_profile
-from scoring_model import MonitorError, ScoringModel, read_profile
+from scoring_model import MonitorError, ScoringModel, list_columns, read_profile
 from sklearn import datasets
 from sklearn.linear_model import LogisticRegression
 from template_package import PROJECT
@@ -334,6 +338,31 @@ def test_key_of_the_training_that_is_missing_now_is_named(
     pl.from_pandas(new).write_parquet(tmp_path / "part-00000.parquet")
     with pytest.raises(MonitorError, match=r"'id' is missing.*under data\.keys"):
         compare_with_training(tmp_path, model, profile, MAX_PSI, ignore=[])
+
+
+@pytest.mark.parametrize(
+    ("list_model_columns", "error"),
+    [
+        pytest.param(list_columns, MonitorError, id="monitor"),
+        pytest.param(score.list_model_columns, score.ScoringError, id="score"),
+    ],
+)
+def test_type_that_train_does_not_save_is_named(
+    list_model_columns: Callable[[Model], object], error: type[Exception]
+) -> None:
+    signature = ModelSignature(inputs=Schema([ColSpec("long", "age")]))
+    with pytest.raises(error, match="the column 'age' has the type long, which is not"):
+        list_model_columns(Model(signature=signature))
+
+
+def test_incomplete_part_is_named(tmp_path: Path) -> None:
+    part = tmp_path / "part-00003.parquet"
+    pl.DataFrame({"a": [1, 2]}).write_parquet(part)
+    part.write_bytes(part.read_bytes()[:-20])
+    with pytest.raises(
+        score.ScoringError, match=r"^part-00003\.parquet cannot be read:"
+    ):
+        score.read_key_names(part)
 
 
 TABLES = {

@@ -17,6 +17,9 @@ from profiles import ColumnProfile, DateProfile, NumberProfile, TextProfile
 NUMBER = pl.Float64()
 DATE = pl.Datetime("us")
 TEXT = pl.String()
+# The columns of the hash of each row, and of the number of different hashes.
+ROW_HASH = "hash"
+DISTINCT_ROWS = "distinct rows"
 
 
 @dataclass(frozen=True)
@@ -115,18 +118,16 @@ def count_new_rows(
     rows: int = table.select(pl.len()).collect().item()
     every_nth_row = math.ceil(rows / sampled_rows)
 
-    # The columns of a query must have different names. The names of the data can be any
-    # text and might be equal to others, so columns are named by numbers: "value 0".
     statistics_by_column = {
-        name: list_statistics(pl.col(f"value {number}"), profile)
+        name: list_statistics(pl.col(name_value(number)), profile)
         for number, (name, profile) in enumerate(profiles.items())
     }
-    aggregations = [pl.col("hash").n_unique().alias("distinct rows")]
+    aggregations = [pl.col(ROW_HASH).n_unique().alias(DISTINCT_ROWS)]
     for number, name in enumerate(profiles):
         for statistic, expression in statistics_by_column[name].items():
-            aggregations.append(expression.alias(f"{statistic} {number}"))
+            aggregations.append(expression.alias(name_statistic(statistic, number)))
     for number in range(len(sampled_columns)):
-        sampled = pl.col(f"sample {number}").gather_every(every_nth_row)
+        sampled = pl.col(name_sample(number)).gather_every(every_nth_row)
         # Each aggregation has a single value, so `implode` makes a list of the sample.
         aggregations.append(sampled.implode())
 
@@ -136,20 +137,39 @@ def count_new_rows(
     columns = {}
     for number, (name, profile) in enumerate(profiles.items()):
         value_by_statistic = {
-            statistic: results[f"{statistic} {number}"][0]
+            statistic: results[name_statistic(statistic, number)][0]
             for statistic in statistics_by_column[name]
         }
         columns[name] = read_statistics(value_by_statistic, profile)
     sample = {
-        name: results[f"sample {number}"][0].alias("")
+        name: results[name_sample(number)][0].alias("")
         for number, name in enumerate(sampled_columns)
     }
     return NewRows(
         rows=rows,
         columns=columns,
-        repeated=rows - results["distinct rows"][0],
+        repeated=rows - results[DISTINCT_ROWS][0],
         sample=pl.DataFrame(sample),
     )
+
+
+# The columns of a query must have different names. The names of the data can be any text and
+# might be equal to others, so the columns of these queries are named by numbers.
+
+
+def name_value(number: int) -> str:
+    """Return the name of the column with the values for a profile."""
+    return f"value {number}"
+
+
+def name_sample(number: int) -> str:
+    """Return the name of the column with the sample of a sampled column."""
+    return f"sample {number}"
+
+
+def name_statistic(statistic: str, number: int) -> str:
+    """Return the name of the column with a statistic of the values for a profile."""
+    return f"{statistic} {number}"
 
 
 def select_typed_columns(
@@ -160,24 +180,23 @@ def select_typed_columns(
 ) -> pl.LazyFrame:
     """Return a query for the columns that `count_new_rows` aggregates.
 
-    The columns "value 0", "value 1" and so on hold the values for each of the `profiles`,
-    in the type of the profile. The columns "sample 0", "sample 1" and so on hold the
-    `sampled_columns`. Columns are numbered, because one column of the data may be both a
-    value and a sample. The column "hash" holds a hash of the values in `repeat_columns`, by
-    which repeated rows are found.
+    The columns that `name_value` names hold the values for each of the `profiles`, in the
+    type of the profile. Those that `name_sample` names hold the `sampled_columns`. One
+    column of the data may be both. The column ROW_HASH holds a hash of the values in
+    `repeat_columns`, by which repeated rows are found.
 
     The values are converted in this query, and aggregated in another one. In a single
     query, polars would convert each value once for every statistic.
     """
     typed_columns = [
-        read_as_type(name, profile).alias(f"value {number}")
+        read_as_type(name, profile).alias(name_value(number))
         for number, (name, profile) in enumerate(profiles.items())
     ]
     samples = [
-        cs.by_name(name).alias(f"sample {number}")
+        cs.by_name(name).alias(name_sample(number))
         for number, name in enumerate(sampled_columns)
     ]
-    row_hash = hash_rows(repeat_columns).alias("hash")
+    row_hash = hash_rows(repeat_columns).alias(ROW_HASH)
     return table.select([*typed_columns, *samples, row_hash])
 
 

@@ -173,7 +173,8 @@ def check_python(description: Model) -> None:
 def list_columns(description: Model) -> dict[str, pl.DataType]:
     """Return the names and types of the columns that a saved model was trained on.
 
-    Raises MonitorError if the model has no signature, which would name the columns.
+    Raises MonitorError if the model has no signature, which would name the columns, or if a
+    column has a type that the step train does not save.
     """
     if description.signature is None:
         raise MonitorError(
@@ -181,6 +182,13 @@ def list_columns(description: Model) -> dict[str, pl.DataType]:
             " with save_model() of steps/train/model_files.py."
         )
     columns: list[dict[str, Any]] = description.signature.inputs.to_dict()
+    for column in columns:
+        if column["type"] not in TYPES:
+            raise MonitorError(
+                f"In the model's signature, the column '{column['name']}' has the type"
+                f" {column['type']}, which is not one of {', '.join(TYPES)}. Save the model"
+                " with save_model() of steps/train/model_files.py."
+            )
     return {column["name"]: TYPES[column["type"]] for column in columns}
 
 

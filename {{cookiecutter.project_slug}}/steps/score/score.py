@@ -297,7 +297,7 @@ def read_part_metadata(part: Path) -> dict[str, str]:
     """
     try:
         return pl.read_parquet_metadata(part)
-    except OSError as error:
+    except (OSError, pl.exceptions.PolarsError) as error:
         raise ScoringError(f"{part.name} cannot be read: {error}") from None
 
 
@@ -320,7 +320,7 @@ def score_part(scorer: Scorer, part: Path) -> str:
     """
     try:
         table = pl.read_parquet(part, glob=False)
-    except OSError as error:
+    except (OSError, pl.exceptions.PolarsError) as error:
         raise ScoringError(f"{part.name} cannot be read: {error}") from None
     try:
         features = select_features(table, scorer.columns)
