@@ -272,7 +272,8 @@ def assert_no_request_has_a_key(user: User) -> None:
 def test_cluster_can_have_an_identity_of_the_user(user: User, shell: Shell) -> None:
     user.project.set("compute", identity=IDENTITY)
     assert_succeeded(shell.run("provision --create-workspace"))
-    assert check_online(shell)["cluster's identity"]["text"] == "cpu-cluster has reader"
+    identity = check_online(shell)["cluster's identity"]
+    assert identity["text"] == "cpu-cluster has the identity reader"
     assert_succeeded(shell.run("submit scoring --wait"))
 
 

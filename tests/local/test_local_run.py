@@ -391,7 +391,10 @@ BAD_DATA = {
         "a.csv, line 2: the row has 3 values",
     ),
     "no target": ({"a.csv": "x,y\n1,2\n"}, "a.csv has no column 'Species'"),
-    "one class": ({"a.csv": "x,Species\n1,a\n2,a\n"}, "'Species' has one class, 'a'"),
+    "one class": (
+        {"a.csv": "x,Species\n1,a\n2,a\n"},
+        "The target 'Species' has the same value, 'a', in all 2 rows",
+    ),
     "a changed type": (
         {"a.csv": "x,Species\n1,a\n", "b.csv": "x,Species\nred,a\n"},
         "'x' has different types: integer in a.csv and text in b.csv",

@@ -164,7 +164,7 @@ def test_notebooks_run_with_a_workspace(
             notebook.assert_no_noise()
             assert SKIPPED not in notebook.text()
         login = workspace.data("checks.check_azure(PROJECT)", "text/html")
-        assert f"of tenant {standin.credentials['AZURE_TENANT_ID']}" in login
+        assert f"to the tenant {standin.credentials['AZURE_TENANT_ID']}" in login
         assert "created    cluster cpu-cluster" in workspace.text(
             "provision(PROJECT, PIPELINES)"
         )
