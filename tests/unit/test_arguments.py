@@ -69,6 +69,12 @@ def test_folder_that_contains_the_project_is_refused(
         steps._convert_to_type_of(Path("data"), "raw_data", folder, tmp_path)
 
 
+def test_link_to_itself_is_left_to_the_step_that_reads_it(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    value = steps._convert_to_type_of(Path("data"), "raw_data", "loop", tmp_path)
+    assert value == Path("loop")
+
+
 def test_folder_beside_the_project_is_accepted(tmp_path: Path) -> None:
     value = steps._convert_to_type_of(Path("data"), "raw_data", "../other", tmp_path)
     assert value == Path("../other")

@@ -7,6 +7,7 @@ the commands for Azure read them.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,10 +190,7 @@ def _convert_to_type_of(default: Value, name: str, value: Any, root: Path) -> Va
             raise PipelineError(f"{name} is {value!r}, but must be true or false.")
         return text == "true"
 
-    # A path such as `..` must be resolved before it can be compared.
-    if isinstance(default, Path) and root.resolve().is_relative_to(
-        (root / str(value)).resolve()
-    ):
+    if isinstance(default, Path) and _contains(root / str(value), root):
         # Results of earlier runs are stored in the project, so `prep` would read them as
         # data.
         raise PipelineError(
@@ -203,6 +201,16 @@ def _convert_to_type_of(default: Value, name: str, value: Any, root: Path) -> Va
         return type(default)(value)
     except ValueError:
         raise PipelineError(message) from None
+
+
+def _contains(folder: Path, path: Path) -> bool:
+    """Return whether a path is in a folder or is the folder itself.
+
+    Both are resolved first, so that a folder such as `data/../..` can be compared.
+    """
+    # Path.resolve() raises RuntimeError for a link that leads to itself, and realpath does
+    # not.
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def _make_unknown_parameter_error(name: str, parameters: list[str]) -> PipelineError:
