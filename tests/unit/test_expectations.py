@@ -9,6 +9,7 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from prep import prepare, prepare_for_model, stop_at_violations
 from registered_model import RegisteredModel
 from report import render_report
 from schema import parse_schema
-from sources import DataError
+from sources import ColumnSchema, DataError
 from template_package import PROJECT
 from text_values import TextFormat
 
@@ -432,6 +433,22 @@ def test_fractions_where_the_training_data_had_integers_break_values(
         raw, tmp_path / "out", model, expectations={"age": {"values": [34, 51]}}
     )
     assert "the first is 34.5, in line 2 of a.csv" in report["violations"][0]
+
+
+def test_column_that_is_left_out_of_new_data_is_not_prepared(tmp_path: Path) -> None:
+    model = register_customers(tmp_path)
+    assert model.schema is not None
+    columns = {**model.schema.columns, "flag": ColumnSchema(pl.Boolean())}
+    model = replace(model, schema=replace(model.schema, columns=columns))
+    raw = write_tables(tmp_path / "new", a="id,age,flag\n1,,2\n2,,0\n")
+    report = prepare_for_model(
+        raw, tmp_path / "out", model, expectations={"flag": {"missing": 0}}
+    )
+    assert any("'flag' must hold true or false" in note for note in report["notes"])
+    assert "flag" not in pl.read_parquet(tmp_path / "out" / "*.parquet").columns
+    assert not report["violations"]
+    # The column of ages holds integers by the schema, but has no values.
+    assert "None" not in render_report(report)
 
 
 def test_violations_come_first_in_the_report(tmp_path: Path) -> None:

@@ -58,7 +58,8 @@ def choose_types(sources: list[Source], roles: ColumnRoles) -> TypedFiles:
     """
     names = list_column_names(sources)
     notes = _check_columns(sources, names, roles)
-    used_names = [name for name in names if roles.is_used(name)]
+    # The check leaves out columns that do not fit, so the names are listed again.
+    used_names = [name for name in list_column_names(sources) if roles.is_used(name)]
     notes += _find_similar_names(used_names)
     sources = _read_special_words_as_text(sources, used_names, roles)
 
@@ -76,6 +77,9 @@ def _check_columns(
     sources: list[Source], names: list[str], roles: ColumnRoles
 ) -> list[Note]:
     """Check that no column is missing or unsuitable, and return notes on the columns.
+
+    Columns of new data that do not fit and that the model does not need are removed from
+    the sources.
 
     `names` are the names of the columns of all files. Raises DataError if a file lacks a
     key or the target, if new data does not fit the schema of the model, or if no file of
