@@ -315,6 +315,8 @@ def compare_texts(name: str, profile: TextProfile, new: CategoryCounts) -> Compa
         sentence = describe_missing(name, bins, psi)
     else:
         sentence = describe_moved_categories(name, change, psi)
+    # With many rows, even a small change has a small p-value. So the PSI, which measures
+    # how large the change is, must be high, too.
     checks = [Check(sentence, p_values, needs_psi=True)]
     # The profile does not list the categories if there are too many.
     if profile.seen is not None:

@@ -440,17 +440,18 @@ def _find_common_type(
 def _find_common_key_type(
     sources: list[Source], name: str, types: set[pl.DataType]
 ) -> pl.DataType | None:
-    """Return a type in which the keys of all files stay distinct, or None.
+    """Return a type to which the keys of all files can be converted, or None.
 
-    For example, if one file has the key 7 and another the key A7, the type is text.
-    `types` are the types that the key has in the files.
+    Different keys must stay different. For example, if one file has the key 7 and another
+    the key A7, the type is text. `types` are the types that the key has in the files.
     """
     if types == {INTEGER, NUMBER} and _all_values_pass(
         sources, name, NUMBER, _is_whole
     ):
         return INTEGER
     if any(dtype.is_float() or dtype == pl.Binary for dtype in types):
-        # Converted to text, floats and bytes would differ from what the file holds.
+        # The text of a float or of bytes may differ from what is written in another file,
+        # such as 1.0 instead of 1.
         return None
     return TEXT
 

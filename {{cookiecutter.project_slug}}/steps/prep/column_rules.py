@@ -52,11 +52,13 @@ class ColumnRules:
     def select_values_of_text(
         self, stripped: pl.Expr, text_format: TextFormat
     ) -> pl.Expr:
-        """Return the values that the column has if it is read as text.
+        """Return the values of the column as text, with null for missing values.
 
-        Missing values are null. `stripped` is the text without spaces around it.
+        `stripped` is the text without spaces around it. Markers are words such as NA, which
+        usually stand for a missing value.
         """
         if self.markers_are_values:
+            # Only empty text is a missing value.
             return null_if_empty(stripped)
         if self.is_target:
             # A word such as NA may be the name of a class. NaN is never a class, because

@@ -372,17 +372,19 @@ def _count_distinct_texts(
     column of text in the table, and `row_count` is the number of rows.
     """
     names = list(position_by_name)
-    # With many rows, few columns are counted in one pass, so that the values fit in memory.
+    # The more rows there are, the fewer columns are counted in one pass, so that the values
+    # fit in memory.
     columns_per_pass = max(1, VALUES_PER_PASS // max(1, row_count))
     count_by_name: dict[str, int] = {}
     for start in range(0, len(names), columns_per_pass):
         batch = names[start : start + columns_per_pass]
-        # Positions serve as names here, because polars would treat a name such as `^a$` as
-        # a pattern. Hashes of 64 bits take less memory than the text, and two different
-        # texts hardly ever have the same hash.
+        # Columns are addressed by position, because polars would treat a name such as `^a$`
+        # as a pattern.
         expressions = []
         for name in batch:
             position = position_by_name[name]
+            # Hashes of 64 bits take less memory than the text, and two different texts
+            # hardly ever have the same hash.
             distinct_count = pl.nth(position).hash().n_unique()
             expressions.append(distinct_count.alias(str(position)))
         counts = table.select(expressions).collect(engine="streaming").row(0)
@@ -441,10 +443,9 @@ def _render_notes(report: dict[str, Any]) -> str:
 def describe_unusual_columns(report: dict[str, Any]) -> list[str]:
     """Describe features with a single value, and categories that differ only in case.
 
-    Single values are only described in training data: in data to score, which may be a
-    single row, the columns must be those of the model. The sentences appear only in
-    report.html. They are not printed as notes are, because these columns are seldom
-    mistakes.
+    Features with a single value are described only for training data. Data to score may
+    have a single row, and may not lack any column of the model. The sentences appear in
+    report.html, but not on the screen, because these columns are seldom mistakes.
     """
     sentences = []
     roles = report["roles"]

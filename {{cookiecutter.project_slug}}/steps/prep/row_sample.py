@@ -92,11 +92,11 @@ def count_values_by_range(values: pl.Series) -> list[int]:
         return []
     smallest = float(numbers.min())  # type: ignore[arg-type]
     largest = float(numbers.max())  # type: ignore[arg-type]
-    # Here and below, each number is divided first, because the difference of two large
-    # numbers can be infinite.
+    # Here and below, numbers are divided before they are subtracted, because the difference
+    # of two very large numbers can be infinite.
     width = largest / BINS - smallest / BINS
     if width == 0:
-        # The numbers are so near to each other that there are no ranges between them.
+        # The numbers are so close to each other that the width is rounded to 0.
         return []
     bin_numbers = (numbers / width - smallest / width).floor()
     # Without this, the largest value would fall into a range of its own, after the last one.

@@ -72,6 +72,8 @@ def _find_packages(module: str) -> set[str]:
     try:
         version(package)
     except PackageNotFoundError:
-        # This is slow, because it reads the metadata of all installed packages.
+        # No package has the name of the module. The metadata of all installed packages
+        # tells which package the module belongs to. Reading it all is slow, so this is the
+        # last resort.
         return set(packages_distributions().get(module, []))
     return {package}

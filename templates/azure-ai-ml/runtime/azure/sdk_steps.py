@@ -319,7 +319,7 @@ class _Node:
             )
 
     def read_step(self) -> Step:
-        """Describe the node: its files, its command line, its inputs and its outputs.
+        """Return the step that a local run makes of this node.
 
         Raises PipelineError if its script or an input or output in its command is missing, or
         if it uses a feature that a local run does not support.
@@ -330,7 +330,7 @@ class _Node:
 
         if self.is_parallel:
             script, arguments = self.read_driver()
-            # A local run has only one node.
+            # The number of nodes has no effect in a local run, which uses one machine.
             unused_parameters = [self.read_parallel_setting("node_count")]
         else:
             script, arguments = self.read_command()

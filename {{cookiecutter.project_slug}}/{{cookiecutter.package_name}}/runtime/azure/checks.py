@@ -265,7 +265,11 @@ def read_azure_names(project: Project[Any]) -> list[AzureNames]:
 
 
 def _make_azure_row(named_result: NamedResult, project: Project[Any]) -> TableRow:
-    """Return the row for a check on Azure, with the setting that its fix changes."""
+    """Return the row of the table for the result of a check on Azure.
+
+    If a change of a setting fixes the problem, the row names the file and the key of this
+    setting.
+    """
     result = named_result.result
     row = TableRow(named_result.name, result.status, result.text, result.fix)
     if not result.setting:

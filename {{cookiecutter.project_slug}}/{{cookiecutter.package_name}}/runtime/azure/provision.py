@@ -152,11 +152,11 @@ def _provide_image_builder(session: Session) -> None:
 
 
 def _provide_roles(session: Session) -> bool:
-    """Give the user and the clusters the roles to access data and images without keys.
+    """Assign the roles by which the user and the clusters do without keys.
 
-    Returns whether a role has been assigned just now. For a role that the user may not
+    Returns whether any role is newly assigned. For a role that the user may not
     assign, the command for an owner is printed. A cluster without the setting `identity`
-    uses keys, and needs no role. Raises AzureError on any other error of Azure.
+    uses keys, and needs no role. Raises AzureError if Azure refuses anything else.
     """
     clusters = [
         cluster for cluster in read_azure_names(session.project) if cluster.identity

@@ -267,7 +267,10 @@ def _list_cluster_roles(
 
 
 def _get_existing(azure: ResourceManager, path: str) -> Any:
-    """Return a resource of Azure ML. Raises CheckFailed if Azure does not find it."""
+    """Return the Azure ML resource whose roles are assigned, such as a compute cluster.
+
+    Raises CheckFailed if it does not exist.
+    """
     resource = azure.get(path, ML_VERSION)
     if resource is None:
         name = path.rpartition("/")[2]

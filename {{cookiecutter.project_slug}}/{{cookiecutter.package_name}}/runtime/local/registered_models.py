@@ -193,8 +193,9 @@ class ModelLookup:
     def find_model_for(self, step_name: str) -> RegisteredModel:
         """Return the registered model that a step would look up now.
 
-        The model has an empty fingerprint if the step looks up no model, and the
-        fingerprint NO_MODEL if no model is registered. Raises OSError if the model's files
+        Its fingerprint changes if another version or other files are registered. The
+        fingerprint is empty if the step looks up no model, and NO_MODEL if no model is
+        registered. Raises OSError if the model's files
         cannot be read, and sqlite3.Error if MLflow's database cannot be read.
         """
         if step_name not in self.model_readers:
@@ -206,8 +207,8 @@ class ModelLookup:
         files: dict[str, Path] = {}
         if version.folder is not None:
             files = list_files(version.folder)
-        # MLflow writes this file each time that the model is loaded. The fingerprint must
-        # not change when the model is only loaded, so the file is left out.
+        # MLflow writes this file whenever the model is loaded. Loading a model must not
+        # change its fingerprint, so the file is left out.
         files.pop(FILE_WRITTEN_BY_LOADING, None)
         content_hash = self.fingerprints.hash_files(files)
         return RegisteredModel(
