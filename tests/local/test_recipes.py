@@ -190,7 +190,7 @@ def test_recipe_for_another_pipeline_works(
     assert drawn.code == 0, drawn.err
     assert "`drift`:" in drawn.out and '("now") --> ' in drawn.out
     unknown = project.run("drifft")
-    assert "There are drift, training, scoring" in unknown.err
+    assert "The pipelines are: drift, training, scoring." in unknown.err
     for tool in (["black", "--check", "--quiet"], ["ruff", "check"]):
         checked = project.python("-m", *tool, f"{project.package}/pipelines.py")
         assert checked.code == 0, checked.out + checked.err
