@@ -6,7 +6,6 @@ delay `--help` and messages about wrong options.
 
 from __future__ import annotations
 
-import difflib
 import gc
 import shlex
 import shutil
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import CommandError, SettingsError
 from .harmless_text import format_json, is_utf8
 from .project import Pipelines, Project
-from .steps import find_unknown_steps
+from .steps import find_unknown_steps, suggest_similar_name
 from .workspaces import SETTINGS
 
 if TYPE_CHECKING:
@@ -68,8 +67,7 @@ class CommandContext:
         """
         pipelines = self.load_pipelines()
         if required not in pipelines:
-            similar = difflib.get_close_matches(required, pipelines, n=1)
-            suggestion = f" Did you mean {similar[0]}?" if similar else ""
+            suggestion = suggest_similar_name(required, pipelines)
             raise CommandError(
                 f"No pipeline is called {required!r}.{suggestion} The pipelines are:"
                 f" {', '.join(pipelines)}."

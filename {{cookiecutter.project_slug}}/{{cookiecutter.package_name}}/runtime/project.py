@@ -251,7 +251,7 @@ class Project(Generic[S]):
 
     @property
     def _has_own_settings(self) -> bool:
-        """Whether the workspace has a file that replaces some of the settings."""
+        """Return whether the workspace has a file that replaces some of the settings."""
         return self.files.name != "" and (self.root / self.files.settings).exists()
 
     def _read_settings(self) -> Reading[S]:

@@ -215,9 +215,17 @@ def _contains(folder: Path, path: Path) -> bool:
 
 def _make_unknown_parameter_error(name: str, parameters: list[str]) -> PipelineError:
     """Return an error that lists the `parameters`, and suggests the most similar name."""
-    similar = difflib.get_close_matches(name, parameters, n=1)
-    suggestion = f" Did you mean {similar[0]}?" if similar else ""
     return PipelineError(
-        f"The pipeline has no parameter {name!r}.{suggestion} It has:"
-        f" {', '.join(sorted(parameters))}."
+        f"The pipeline has no parameter {name!r}.{suggest_similar_name(name, parameters)}"
+        f" It has: {', '.join(sorted(parameters))}."
     )
+
+
+def suggest_similar_name(name: str, names: Iterable[str]) -> str:
+    """Return a sentence that suggests the most similar of `names`, after a space.
+
+    For example, returns " Did you mean training?" for the name trainin. Returns "" if no
+    name is similar.
+    """
+    similar = difflib.get_close_matches(name, list(names), n=1)
+    return f" Did you mean {similar[0]}?" if similar else ""

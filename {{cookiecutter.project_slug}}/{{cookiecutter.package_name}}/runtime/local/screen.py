@@ -177,8 +177,7 @@ class Screen:
         with suppress(OSError):
             if block_has_ended.wait(SECONDS_BEFORE_FIRST_LINE):
                 return
-            seconds = SECONDS_BEFORE_FIRST_LINE
-            self.print(f"{text}: still at work after {seconds:.0f} s")
+            self.print(f"{text}: still at work after {SECONDS_BEFORE_FIRST_LINE:.0f} s")
             if step_folder is None:
                 return
 
